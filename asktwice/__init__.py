@@ -1,0 +1,1 @@
+"""The command line, the one-process embedded mode and the web pages."""

@@ -1,0 +1,104 @@
+"""Prompt in, answer out."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from contracts.wire import Body
+
+
+class Mode(StrEnum):
+    """How a question is answered; see the table of modes in docs/architecture.md."""
+
+    base = "base"
+    rag = "rag"
+    ft = "ft"
+    rag_ft = "rag_ft"
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether the prompt holds retrieved passages."""
+        return self in (Mode.rag, Mode.rag_ft)
+
+    @property
+    def tuned(self) -> bool:
+        """Whether an adapter answers."""
+        return self in (Mode.ft, Mode.rag_ft)
+
+
+Question = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]
+AdapterId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.[0-9a-f]{12}$")]
+"""``NAME.<digest>``: a registry name, never a path or a hub id."""
+
+
+class AskRequest(Body):
+    question: Question
+    adapter: AdapterId | None = None
+    top_k: int = Field(default=3, ge=1, le=20)
+    max_new_tokens: int = Field(default=256, ge=1, le=1024)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    stream: bool = False
+
+
+class Source(BaseModel):
+    """A passage that the prompt really held, under the number it had there."""
+
+    n: int
+    id: str
+    title: str
+    text: str
+    score: float
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Timings(BaseModel):
+    """Milliseconds: waiting for the model, retrieving passages (0 in modes without), generating, and all of it."""
+
+    queue: float
+    retrieve: float
+    generate: float
+    total: float
+
+
+class Answer(BaseModel):
+    id: str
+    mode: Mode
+    question: str
+    answer: str
+    sources: list[Source]
+    model: str
+    quantization: Literal["nf4", "none"]
+    adapter: str | None
+    usage: Usage
+    timings_ms: Timings
+
+
+class AdapterInfo(BaseModel):
+    id: str
+    name: str
+    state: Literal["ready", "loading", "unloaded", "refused"]
+    base: str
+    created: datetime
+    modes: list[Mode]
+    reason: str | None = None
+    """Why a refused adapter was refused."""
+
+
+class GeneratorInfo(BaseModel):
+    """What the generator runs, told by its ``/readyz``."""
+
+    model: str
+    quantization: Literal["nf4", "none"]
+    profile: str
+    device: str
+
+
+class AdapterList(BaseModel):
+    adapters: list[AdapterInfo]

@@ -1,0 +1,58 @@
+"""Knowledge in, passages out."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, StringConstraints
+from pydantic.fields import Field
+
+from contracts.wire import Body
+
+Query = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]
+
+
+class SearchRequest(Body):
+    query: Query
+    top_k: int = Field(default=3, ge=1, le=20)
+
+
+class Passage(BaseModel):
+    """One retrieved passage. ``score`` is the fused rank score: higher is better, comparable within one answer only."""
+
+    id: str
+    title: str
+    text: str
+    score: float
+
+
+class SearchResponse(BaseModel):
+    results: list[Passage]
+
+
+class RowError(BaseModel):
+    """Why one row of a source was not taken. ``row`` counts data rows from 1 (the header is row 0)."""
+
+    row: int
+    reason: str
+
+
+class Receipt(BaseModel):
+    """What became of every row of one source: ``read == accepted + rejected + duplicates + unchanged``."""
+
+    source: str
+    read: int
+    accepted: int
+    rejected: int
+    duplicates: int
+    unchanged: int = 0
+    errors: list[RowError] = []
+    passages: int
+    """Distinct passages of this source that are in the index now."""
+
+
+class IndexInfo(BaseModel):
+    """What the index holds and how its vectors were made."""
+
+    passages: int
+    embedding: str
+    dimension: int
+    store: str

@@ -1,0 +1,253 @@
+"""Read the user's CSV: question, answer, context. Whole or not at all, every row accounted for.
+
+Takes what spreadsheets write: UTF-8 with or without BOM, UTF-16 with BOM, cp1251; ``,`` ``;`` or tab; quoted newlines;
+further columns. Where the encoding is not certain the file is refused rather than guessed.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contracts.errors import InvalidInput
+from contracts.retrieval import RowError
+
+QA_COLUMNS = ("question", "answer", "context")
+MAX_FILE_BYTES = 200_000_000
+MAX_CELL_CHARS = 1_000_000
+MAX_ERRORS_LISTED = 100
+_DELIMITERS = (",", ";", "\t")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One accepted row. ``number`` counts the file's data rows from 1; ``cells`` holds the asked columns, stripped."""
+
+    number: int
+    cells: dict[str, str]
+
+    @property
+    def question(self) -> str:
+        return self.cells["question"]
+
+    @property
+    def answer(self) -> str:
+        return self.cells.get("answer", "")
+
+    @property
+    def context(self) -> str:
+        return self.cells.get("context", "")
+
+
+@dataclass(slots=True)
+class Table:
+    """A file that was read. ``read == len(rows) + rejected + duplicates``."""
+
+    name: str
+    encoding: str
+    delimiter: str
+    read: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+    rows: list[Row] = field(default_factory=list)
+    errors: list[RowError] = field(default_factory=list)
+    """The first rejected rows with their reasons, at most ``MAX_ERRORS_LISTED``."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the accepted rows in order; the file's encoding and delimiter do not matter."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(json.dumps(row.cells, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        return digest.hexdigest()
+
+    def summary(self) -> str:
+        """Return the one line that is always printed after reading."""
+        return (
+            f"{self.name}: {self.read} rows read = {len(self.rows)} accepted + {self.rejected} rejected"
+            f" + {self.duplicates} duplicates ({self.encoding}, delimiter {self.delimiter!r})"
+        )
+
+    def _reject(self, number: int, reason: str) -> None:
+        self.rejected += 1
+        if len(self.errors) < MAX_ERRORS_LISTED:
+            self.errors.append(RowError(row=number, reason=reason))
+
+
+def read_table(path: Path, required: Sequence[str] = QA_COLUMNS, optional: Sequence[str] = ()) -> Table:
+    """Read a file; see :func:`parse_table`.
+
+    Raises:
+        InvalidInput: the file cannot be opened, or is refused for a reason that the message names.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InvalidInput(f"{path.name} is larger than {MAX_FILE_BYTES // 1_000_000} MB. Split it.")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"Cannot read {path}: {error.strerror or error}.") from error
+    return parse_table(content, path.name, required, optional)
+
+
+def parse_table(content: bytes, name: str, required: Sequence[str] = QA_COLUMNS, optional: Sequence[str] = ()) -> Table:
+    """Parse a CSV.
+
+    Args:
+        content: the file's bytes.
+        name: what messages call it.
+        required: columns that must be there and filled in every accepted row.
+        optional: columns that are taken along where they are there; their cells may be empty.
+
+    Raises:
+        InvalidInput: not text, unknown encoding, missing or repeated column, unclosed quote, or no valid row.
+    """
+    text, encoding = decode(content, name)
+    text, declared = _strip_separator_line(text)
+    delimiter = declared or _find_delimiter(text, required)
+    table = Table(name, encoding, delimiter)
+    records = _records(text, delimiter, name)
+    header = _header(next(records, []), required, name, delimiter)
+    wanted = [*required, *(column for column in optional if column in header)]
+    seen: set[tuple[str, ...]] = set()
+    for record in records:
+        if not any(cell.strip() for cell in record):
+            continue  # a blank line, as Excel leaves at the end; not a row
+        table.read += 1
+        _take(table, header, record, wanted, required, seen)
+    if not table.rows:
+        first = f" The first reason: row {table.errors[0].row}: {table.errors[0].reason}." if table.errors else ""
+        raise InvalidInput(f"{name} has no valid row ({table.read} read).{first}")
+    return table
+
+
+def _take(
+    table: Table,
+    header: list[str],
+    record: list[str],
+    wanted: list[str],
+    required: Sequence[str],
+    seen: set[tuple[str, ...]],
+) -> None:
+    """Sort one record into accepted, rejected or duplicate."""
+    number = table.read
+    if len(record) != len(header):
+        return table._reject(number, f"{len(record)} cells where the header has {len(header)}")
+    cells = dict(zip(header, (unicodedata.normalize("NFC", cell.strip()) for cell in record), strict=True))
+    empty = [column for column in required if not cells[column]]
+    if empty:
+        return table._reject(number, f"empty {', '.join(empty)}")
+    if any(_CONTROL.search(cells[column]) for column in wanted):
+        return table._reject(number, "a control character, as binary data has")
+    key = tuple(" ".join(cells[column].split()) for column in wanted)
+    if key in seen:
+        table.duplicates += 1
+        return
+    seen.add(key)
+    table.rows.append(Row(number, {column: cells[column] for column in wanted}))
+
+
+def decode(content: bytes, name: str) -> tuple[str, str]:
+    """Return the text and its encoding.
+
+    Order: byte order mark, strict UTF-8, then cp1251 where the result reads like Russian. Other 8-bit encodings of
+    Cyrillic turn into capitals and box characters under cp1251, which is how they are told apart.
+
+    Raises:
+        InvalidInput: the bytes are not text, or the encoding is none of these.
+    """
+    if content.startswith(b"PK\x03\x04"):
+        raise InvalidInput(f"{name} is a spreadsheet or an archive, not a CSV. In Excel choose Save As, 'CSV UTF-8'.")
+    if not content.strip():
+        raise InvalidInput(f"{name} is empty.")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        try:
+            return content.decode("utf-16"), "utf-16"
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"{name} begins like UTF-16 but is not valid UTF-16. Save it as UTF-8.") from error
+    if b"\x00" in content:
+        raise InvalidInput(f"{name} is not a text file: it contains zero bytes. A CSV is expected.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return _decode_cp1251(content, name), "cp1251"
+    if len(_CONTROL.findall(text[:100_000])) * 100 > len(text[:100_000]):
+        raise InvalidInput(f"{name} is not a text file. A CSV is expected.")
+    return text, "utf-8-sig" if content.startswith(b"\xef\xbb\xbf") else "utf-8"
+
+
+def _decode_cp1251(content: bytes, name: str) -> str:
+    refusal = InvalidInput(
+        f"{name} is neither UTF-8 nor Russian text in cp1251. Save it as UTF-8 ('CSV UTF-8' in Excel)."
+    )
+    try:
+        text = content.decode("cp1251")
+    except UnicodeDecodeError:
+        raise refusal from None
+    if _CONTROL.search(text):
+        raise refusal
+    foreign = [char for char in text if ord(char) > 127]
+    russian = sum("а" <= char <= "я" or char == "ё" for char in foreign)
+    if russian < 0.6 * len(foreign):
+        raise refusal
+    return text
+
+
+def _strip_separator_line(text: str) -> tuple[str, str | None]:
+    """Excel's ``sep=;`` first line names the delimiter."""
+    match = re.match(r"sep=([,;\t])\r?\n", text)
+    return (text[match.end() :], match.group(1)) if match else (text, None)
+
+
+def _find_delimiter(text: str, required: Sequence[str]) -> str:
+    """Return the delimiter under which the header has the most of the required columns."""
+    line = next((line for line in text.splitlines() if line.strip()), "")
+
+    def found(delimiter: str) -> tuple[int, int]:
+        names = _names(next(csv.reader([line], delimiter=delimiter), []))
+        return sum(column in names for column in required), len(names)
+
+    return max(_DELIMITERS, key=found)
+
+
+def _names(record: list[str]) -> list[str]:
+    return [cell.strip().strip("\ufeff").lower() for cell in record]
+
+
+def _header(record: list[str], required: Sequence[str], name: str, delimiter: str) -> list[str]:
+    header = _names(record)
+    missing = [column for column in required if column not in header]
+    if missing:
+        there = ", ".join(column for column in header if column)[:200] or "nothing"
+        raise InvalidInput(
+            f"{name} lacks the column {', '.join(missing)}: its first row has {there}."
+            f" Expected: {', '.join(required)}, separated by a comma, a semicolon or a tab."
+        )
+    repeated = sorted({column for column in header if column and header.count(column) > 1})
+    if repeated:
+        raise InvalidInput(f"{name} has the column {', '.join(repeated)} more than once.")
+    return header
+
+
+def _records(text: str, delimiter: str, name: str) -> Iterator[list[str]]:
+    """Yield the records; a quote that is never closed, or closed in mid-cell, is an error with its line."""
+    csv.field_size_limit(MAX_CELL_CHARS)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    count, start = -1, 1
+    while True:
+        start = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            what = "a quote is opened and never closed" if "unexpected end" in str(error) else str(error)
+            raise InvalidInput(f"{name}, row {max(count + 1, 0)} (line {start}): {what}. Nothing was read.") from error
+        if any(cell.strip() for cell in record):
+            count += 1
+        yield record

@@ -1,0 +1,1 @@
+"""The three services. They are strangers to each other and meet through ``contracts.clients`` only."""

@@ -1,0 +1,217 @@
+"""What every service's app shares: health, problem+json errors, body limits, request log, metrics."""
+
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from contracts.errors import AskTwiceError, FieldError, InternalError, InvalidInput, NotFound, Problem, TooLarge
+from contracts.health import Readiness
+
+MAX_BODY_BYTES = 1_000_000
+MAX_UPLOAD_BYTES = 200_000_000
+PROBLEM_JSON = "application/problem+json"
+
+log = logging.getLogger("asktwice")
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_service(
+    name: str, description: str, lifespan: Lifespan, readiness: Callable[[], Awaitable[Readiness]]
+) -> FastAPI:
+    """Return an app with everything but the service's own routes.
+
+    Args:
+        name: the service's name, in the log and as the prefix of its metrics.
+        description: what it does, for the API page.
+        lifespan: opens and closes what the service owns.
+        readiness: asked by ``/readyz`` each time; ready is 200, else 503.
+    """
+    app = FastAPI(title=f"AskTwice {name}", description=description, lifespan=lifespan)
+    registry = CollectorRegistry()
+    app.state.registry = registry
+    _handle_errors(app)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(Observed, name=name, registry=registry)
+
+    @app.get("/healthz", tags=["operations"])
+    async def healthz() -> dict[str, str]:
+        """Alive: the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["operations"], response_model=Readiness)
+    async def readyz() -> Response:
+        """Ready: 200 when everything that is needed to answer is there, else 503 with what is missing."""
+        state = await readiness()
+        headers = {} if state.ready else {"Retry-After": "2"}
+        return _json(state.model_dump_json(), 200 if state.ready else 503, headers)
+
+    @app.get("/metrics", tags=["operations"])
+    async def metrics() -> Response:
+        """Prometheus text format."""
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return app
+
+
+def problem_response(error: AskTwiceError) -> Response:
+    """Render an error as ``application/problem+json``."""
+    headers = {}
+    if error.status in (429, 503):
+        headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
+    return _json(problem_json(error.problem()), error.status, headers, PROBLEM_JSON)
+
+
+def problem_json(problem: Problem) -> str:
+    """JSON that any reader can decode: lone surrogates, which a request may carry, become ``?``."""
+    return problem.model_dump_json() if _encodable(problem) else json.dumps(_cleaned(problem.model_dump()))
+
+
+def _encodable(problem: Problem) -> bool:
+    try:
+        problem.model_dump_json().encode()
+    except (UnicodeEncodeError, ValueError):
+        return False
+    return True
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {key: _cleaned(item) for key, item in value.items()}
+    return [_cleaned(item) for item in value] if isinstance(value, list) else value
+
+
+def _json(body: str, status: int, headers: dict[str, str], media_type: str = "application/json") -> Response:
+    return Response(body.encode("utf-8", "replace"), status, headers, media_type)
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(AskTwiceError)
+    async def ours(_: Request, error: AskTwiceError) -> Response:
+        return problem_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return problem_response(invalid_input(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        problem = _http_problem(error)
+        return _json(problem_json(problem), problem.status, dict(error.headers or {}), PROBLEM_JSON)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        log.error("unexpected error on %s %s", request.method, request.url.path, exc_info=error)
+        return problem_response(
+            InternalError("Something went wrong on our side; the log of the service has the details.")
+        )
+
+
+def invalid_input(errors: Any) -> InvalidInput:
+    """Turn pydantic's errors into ours: place and message only, the offending input is never echoed."""
+    fields = [
+        FieldError(field=".".join(str(part)[:100] for part in error["loc"])[:300] or "body", message=error["msg"][:300])
+        for error in list(errors)[:20]
+    ]
+    detail = "; ".join(f"{field.field}: {field.message}" for field in fields[:3]) or "The request is not valid."
+    return InvalidInput(detail, errors=fields)
+
+
+def _http_problem(error: HTTPException) -> Problem:
+    """Starlette's own errors under our format; 405 and the like keep their status."""
+    if error.status_code == 404:
+        return NotFound("There is nothing at this address. See /docs for what there is.").problem()
+    if error.status_code == 413:
+        return TooLarge(str(error.detail)).problem()
+    if error.status_code == 400:  # FastAPI says so of bodies that its JSON parser chokes on
+        field = FieldError(field="body", message=str(error.detail)[:300])
+        return InvalidInput(f"body: {field.message}", errors=[field]).problem()
+    detail = str(error.detail)[:300]
+    return Problem(title=detail, status=error.status_code, detail=detail, code=f"http_{error.status_code}")
+
+
+class BodyLimit:
+    """Refuse a body over the limit with 413 before it is read whole; multipart uploads have a limit of their own."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = dict(scope["headers"])
+        upload = headers.get(b"content-type", b"").startswith(b"multipart/form-data")
+        limit = MAX_UPLOAD_BYTES if upload else MAX_BODY_BYTES
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > limit:
+            return await _too_large(limit)(scope, receive, send)
+        seen, started = 0, False
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise HTTPException(413, f"The body is over {limit // 1_000_000} MB.")
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, counted, watched)
+        except HTTPException:
+            if started or seen <= limit:
+                raise
+            await _too_large(limit)(scope, receive, send)
+
+
+def _too_large(limit: int) -> Response:
+    return problem_response(TooLarge(f"The body is over {limit // 1_000_000} MB."))
+
+
+class Observed:
+    """Log one line and count one observation for each request. Never logs what was asked."""
+
+    def __init__(self, app: ASGIApp, name: str, registry: CollectorRegistry):
+        self.app = app
+        self.name = name
+        labels = ["route", "status"]
+        self.requests = Counter(f"asktwice_{name}_requests", "Requests", labels, registry=registry)
+        self.seconds = Histogram(
+            f"asktwice_{name}_request_seconds", "Seconds per request", ["route"], registry=registry
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        begun, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            seconds = time.perf_counter() - begun
+            route = getattr(scope.get("route"), "path", "other")
+            self.requests.labels(route, str(status)).inc()
+            self.seconds.labels(route).observe(seconds)
+            if route not in ("/healthz", "/readyz", "/metrics"):
+                log.info("%s %s %s %d %.0f ms", self.name, scope["method"], route, status, seconds * 1000)

@@ -1,0 +1,1 @@
+"""Dataset in, published adapter out."""
