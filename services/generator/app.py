@@ -1,0 +1,175 @@
+"""The generator's routes: ``POST /ask``, ``/adapters``."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import httpx
+from fastapi import FastAPI, Query
+from fastapi.responses import Response, StreamingResponse
+
+from contracts.clients import RetrieverClient
+from contracts.errors import AskTwiceError, InternalError, Unavailable
+from contracts.generation import AdapterInfo, AdapterList, Answer, AskRequest, GeneratorInfo, Mode
+from contracts.health import Readiness
+from services.generator.settings import GeneratorSettings
+from services.kit import create_service, problem_json
+
+if TYPE_CHECKING:
+    from services.generator.adapters import Adapters
+    from services.generator.asking import Asked, Asking
+    from services.generator.engine import Engine
+
+log = logging.getLogger("asktwice")
+
+
+class Generator:
+    """The service's parts, once the model is loaded."""
+
+    def __init__(self, settings: GeneratorSettings, retriever: RetrieverClient | None):
+        self.settings = settings
+        self._retriever = retriever
+        self._asking: Asking | None = None
+        self._adapters: Adapters | None = None
+        self._engine: Engine | None = None
+        self.failure: str | None = None
+
+    async def run(self) -> None:
+        """Load the base, then the adapters, then look for new ones until cancelled."""
+        try:
+            self._engine = await asyncio.to_thread(self._load)
+            from services.generator.adapters import Adapters
+            from services.generator.asking import Asking
+
+            adapters = Adapters(self.settings.home_folder, self._engine)
+            await adapters.scan()
+            self._adapters = adapters
+            self._asking = Asking(self._engine, adapters, self._retriever, self.settings.deadline_s)
+            log.info("generator is ready: %s on the %s", self._engine.base.record.model, self._engine.base.device)
+        except Exception as error:
+            self.failure = f"{self.settings.base} cannot be loaded: {str(error)[:300] or type(error).__name__}"
+            log.exception("the base model cannot be loaded")
+            return
+        await adapters.watch(self.settings.watch_s)
+
+    def _load(self) -> "Engine":
+        from services.generator.engine import Engine
+        from services.generator.model import load_base
+
+        base = load_base(self.settings)
+        return Engine(base, max_batch=self.settings.max_batch, queue_limit=self.settings.queue_limit)
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.stop)
+
+    @property
+    def asking(self) -> "Asking":
+        if self._asking is None:
+            raise self._not_ready()
+        return self._asking
+
+    @property
+    def adapters(self) -> "Adapters":
+        if self._adapters is None:
+            raise self._not_ready()
+        return self._adapters
+
+    def _not_ready(self) -> Unavailable:
+        return Unavailable(self.failure or "The base model is still being loaded.", retry_after=2)
+
+    async def readiness(self) -> Readiness:
+        if self._asking is None or self._engine is None:
+            return Readiness.of({"model": self.failure or "loading"})
+        record = self._engine.base.record
+        info = GeneratorInfo(
+            model=record.model,
+            quantization=record.quantization,
+            profile=self.settings.profile,
+            device=self._engine.base.device,
+        )
+        return Readiness.of({"model": "ok"}, info.model_dump())
+
+
+def create_app(settings: GeneratorSettings | None = None, retriever: RetrieverClient | None = None) -> FastAPI:
+    """Return the generator's app; without arguments it is configured by the environment."""
+    settings = settings or GeneratorSettings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            client = retriever
+            if client is None and settings.retriever_url:
+                http = await stack.enter_async_context(httpx.AsyncClient(base_url=settings.retriever_url, timeout=30))
+                client = RetrieverClient(http)
+            generator = app.state.generator = Generator(settings, client)
+            running = asyncio.create_task(generator.run())
+            try:
+                yield
+            finally:
+                running.cancel()
+                with suppress(asyncio.CancelledError):
+                    await running
+                await generator.close()
+
+    async def readiness() -> Readiness:
+        return await current().readiness()
+
+    app = create_service("generator", "Prompt in, answer out.", lifespan, readiness)
+
+    def current() -> Generator:
+        return app.state.generator  # type: ignore[no-any-return]
+
+    @app.post("/ask", response_model=Answer)
+    async def ask(body: AskRequest, mode: Mode = Query(default=Mode.rag)) -> Response:
+        """Answer a question in one mode; with ``stream`` as server-sent events."""
+        asking = current().asking
+        asked = await asking.prepare(body, mode)
+        if not body.stream:
+            answer = await asking.answer(asked)
+            return Response(answer.model_dump_json(), media_type="application/json")
+        pieces = await asking.stream(asked)
+        return StreamingResponse(
+            _events(asked, pieces), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+
+    @app.get("/adapters")
+    async def adapters() -> AdapterList:
+        """All published adapters, newest first."""
+        return AdapterList(adapters=current().adapters.listing())
+
+    @app.post("/adapters/{id}/load")
+    async def load(id: str) -> AdapterInfo:
+        """Check an adapter and load it."""
+        return await current().adapters.load(id)
+
+    @app.post("/adapters/{id}/unload")
+    async def unload(id: str) -> AdapterInfo:
+        """Take an adapter out of the model until it is loaded again."""
+        return await current().adapters.unload(id)
+
+    return app
+
+
+async def _events(asked: "Asked", pieces: AsyncIterator[str | Answer]) -> AsyncIterator[str]:
+    """``sources``, then ``token`` for each piece of text, then ``done`` or ``error``."""
+    sources = ",".join(source.model_dump_json() for source in asked.sources)
+    yield _event("sources", f'{{"sources":[{sources}]}}')
+    try:
+        async for piece in pieces:
+            if isinstance(piece, Answer):
+                yield _event("done", piece.model_dump_json())
+            else:
+                yield _event("token", json.dumps({"text": piece}, ensure_ascii=False))
+    except AskTwiceError as error:
+        yield _event("error", problem_json(error.problem()))
+    except Exception:
+        log.exception("a stream failed")
+        yield _event("error", problem_json(InternalError("The stream was broken off.").problem()))
+
+
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\ndata: {data}\n\n"

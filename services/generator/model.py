@@ -1,0 +1,113 @@
+"""Load the base model once, in 4-bit NF4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from contracts.artifacts import BaseModelRecord, local_revision
+from contracts.prompts import ensure_chat_template
+from services.generator.settings import GeneratorSettings
+
+# Below this many parameters a second thread costs more in waiting than it brings.
+ONE_THREAD_PARAMETERS = 50_000_000
+
+
+@dataclass(slots=True)
+class Base:
+    """A loaded base: the model in eval mode, its tokenizer, and what it is called."""
+
+    model: Any
+    tokenizer: Any
+    record: BaseModelRecord
+    device: str
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return int(self.model.config.max_position_embeddings)
+
+
+def load_base(settings: GeneratorSettings) -> Base:
+    """Load the model and its tokenizer; from a folder without any network, else from the hub.
+
+    Raises:
+        OSError: the model is not there or its files are damaged.
+    """
+    _quiet()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.cuda.set_per_process_memory_fraction(settings.gpu_memory_share)
+    dtype = _compute_dtype(settings.compute_dtype, device)
+    tokenizer = AutoTokenizer.from_pretrained(settings.base, padding_side="left")
+    ensure_chat_template(tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = AutoModelForCausalLM.from_pretrained(
+        settings.base,
+        quantization_config=_quantization(settings.quantization, dtype),
+        dtype=dtype,
+        device_map={"": 0 if device == "cuda" else "cpu"},
+        use_safetensors=True,
+        trust_remote_code=False,
+    ).eval()
+    model.requires_grad_(False)
+    if dtype == torch.float32:
+        _compute_in_float32(model)
+    if device == "cpu":
+        torch.set_num_threads(settings.threads or _threads(model))
+    return Base(model, tokenizer, _record(settings, model, dtype), device)
+
+
+def _compute_dtype(name: str, device: str) -> torch.dtype:
+    if name != "auto":
+        return getattr(torch, name)  # type: ignore[no-any-return]
+    if device == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _quantization(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if name == "none":
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _compute_in_float32(model: Any) -> None:
+    """Keep bitsandbytes off its AVX512-BF16 kernel, which rounds activations to bfloat16 whatever the compute dtype.
+
+    In float32 a greedy answer does not depend on what else is in the batch, nor on the processor's generation.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _threads(model: Any) -> int:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return 1 if parameters < ONE_THREAD_PARAMETERS else torch.get_num_threads()
+
+
+def _record(settings: GeneratorSettings, model: Any, dtype: torch.dtype) -> BaseModelRecord:
+    folder = Path(settings.base)
+    local = folder.is_dir()
+    return BaseModelRecord(
+        model=folder.resolve().name if local else settings.base,
+        revision=local_revision(folder) if local else str(model.config._commit_hash or "unknown"),
+        quantization=settings.quantization,
+        compute_dtype=str(dtype).removeprefix("torch."),
+    )
+
+
+def _quiet() -> None:
+    """Loading bars and advice about kernels are not for our users' terminal; errors are."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,0 +1,38 @@
+"""What the generator reads from the environment (prefix ``ASKTWICE_``)."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts.artifacts import Home
+
+
+class GeneratorSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="ASKTWICE_", extra="ignore")
+
+    home: Path = Path("artifacts")
+    base: str = "models/asktwice-tiny"
+    """A folder with a causal language model, or its id on the Hugging Face hub."""
+    profile: str = "demo"
+    """Told by ``/readyz``; it decides nothing here."""
+    quantization: Literal["nf4", "none"] = "nf4"
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """``auto``: bfloat16 on a GPU that has it, float16 on one that has not, float32 on the CPU."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of the model; by default chosen from its size."""
+    gpu_memory_share: float = Field(default=1.0, gt=0, le=1)
+    """The part of the GPU's memory that this process may take."""
+    retriever_url: str | None = None
+    max_batch: int = Field(default=16, ge=1, le=256)
+    queue_limit: int = Field(default=512, ge=64)
+    """Requests that may wait; one more is answered 429."""
+    deadline_s: float = Field(default=180.0, gt=0)
+    """After this long a request ends with 504, wherever it is."""
+    watch_s: float = Field(default=1.0, gt=0)
+    """How often the folder of adapters is looked at."""
+
+    @property
+    def home_folder(self) -> Home:
+        return Home(path=self.home)

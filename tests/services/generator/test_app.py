@@ -1,0 +1,253 @@
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from contracts.artifacts import Home
+from contracts.clients import RetrieverClient
+from contracts.errors import IndexEmpty
+from contracts.generation import Mode
+from contracts.retrieval import Passage, SearchRequest, SearchResponse
+from services.generator.app import create_app
+from services.generator.settings import GeneratorSettings
+from services.kit import problem_response
+from tests.services.generator.conftest import publish
+from tests.serving import AWKWARD_BODIES, MALFORMED_BODIES, eventually, ready_client, serving
+
+PASSAGES = ["Курс стоит 100 рублей.", "Курс длится 3 месяца.", "Есть скидка."]
+
+
+def retriever() -> RetrieverClient:
+    """Speaks the retriever's contract; an empty index for the question that says so, long passages on request."""
+    app = FastAPI()
+
+    @app.exception_handler(IndexEmpty)
+    async def empty(_: object, error: IndexEmpty) -> object:
+        return problem_response(error)
+
+    @app.post("/search")
+    async def search(body: SearchRequest) -> SearchResponse:
+        if body.query == "empty":
+            raise IndexEmpty("Nothing is indexed. Run asktwice index FILE.")
+        texts = ["слово " * 80] * 3 if body.query == "long" else PASSAGES
+        found = [Passage(id=str(n), title=f"t{n}", text=text, score=1 / (n + 1)) for n, text in enumerate(texts)]
+        return SearchResponse(results=found[: body.top_k])
+
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    return RetrieverClient(httpx.AsyncClient(transport=transport, base_url="http://retriever"))
+
+
+@pytest.fixture
+def client(settings: GeneratorSettings) -> Iterator[httpx.Client]:
+    with serving(create_app(settings, retriever())) as url, ready_client(url) as client:
+        yield client
+
+
+def ask(client: httpx.Client, mode: str, **body: object) -> httpx.Response:
+    return client.post("/ask", params={"mode": mode}, json={"question": "Привет?", "max_new_tokens": 8, **body})
+
+
+def test_base_answers_without_sources(client: httpx.Client) -> None:
+    answer = ask(client, "base").json()
+    assert answer["mode"] == "base"
+    assert (answer["sources"], answer["adapter"]) == ([], None)
+    assert (answer["model"], answer["quantization"]) == ("random-tiny", "nf4")
+    assert answer["usage"]["prompt_tokens"] > 0
+    assert 0 < answer["usage"]["completion_tokens"] <= 8
+    assert answer["timings_ms"]["total"] >= answer["timings_ms"]["generate"] > 0
+
+
+def test_rag_is_the_default_and_numbers_its_sources(client: httpx.Client) -> None:
+    answer = client.post("/ask", json={"question": "Сколько стоит?", "top_k": 2, "max_new_tokens": 4}).json()
+    assert answer["mode"] == "rag"
+    assert [(source["n"], source["text"]) for source in answer["sources"]] == [(1, PASSAGES[0]), (2, PASSAGES[1])]
+
+
+def test_only_passages_that_fit_are_sources(client: httpx.Client) -> None:
+    few = ask(client, "rag", question="long").json()
+    assert len(few["sources"]) < 3
+    none = ask(client, "rag", question="long", max_new_tokens=1000)
+    assert none.status_code == 422
+    assert "max_new_tokens" in none.json()["detail"]
+
+
+def test_a_question_that_does_not_fit_is_refused_with_the_limit(client: httpx.Client) -> None:
+    refused = ask(client, "base", question="слово " * 2000)
+    assert refused.status_code == 422
+    assert "1016 tokens" in refused.json()["detail"]
+
+
+def test_modes_that_are_not_ready_answer_409_and_say_what_to_run(client: httpx.Client) -> None:
+    for mode in ("ft", "rag_ft"):
+        refused = ask(client, mode)
+        assert (refused.status_code, refused.json()["code"]) == (409, "adapter_missing")
+        assert "asktwice train" in refused.json()["detail"]
+    empty = ask(client, "rag", question="empty")
+    assert (empty.status_code, empty.json()["code"]) == (409, "index_empty")
+
+
+def test_a_published_adapter_answers_at_once_without_a_restart(
+    client: httpx.Client, home: Home, base_folder: Path
+) -> None:
+    assert ask(client, "ft").status_code == 409
+    before = ask(client, "base").json()["answer"]
+    old = publish(home, base_folder, "old", seed=1)
+    assert ask(client, "ft").json()["adapter"] == old.id
+    new = publish(home, base_folder, "new", seed=2)
+    eventually(lambda: ask(client, "ft").json()["adapter"] == new.id, "the newest adapter answers")
+    chosen = ask(client, "ft", adapter=old.id).json()
+    assert chosen["adapter"] == old.id
+    assert chosen["answer"] != ask(client, "ft", adapter=new.id).json()["answer"]
+    assert ask(client, "base").json()["answer"] == before
+    assert ask(client, "rag_ft").status_code == 409
+    assert [a["id"] for a in client.get("/adapters").json()["adapters"]] == [new.id, old.id]
+
+
+def test_an_adapter_that_is_published_again_is_the_newest(client: httpx.Client, home: Home, base_folder: Path) -> None:
+    old = publish(home, base_folder, "old", seed=1)
+    new = publish(home, base_folder, "new", seed=2)
+    assert ask(client, "ft").json()["adapter"] == new.id
+    renewed = old.model_copy(update={"published": datetime.now(UTC) + timedelta(hours=1)})
+    (home.adapters / old.id / "manifest.json").write_text(renewed.model_dump_json(), encoding="utf-8")
+    eventually(lambda: ask(client, "ft").json()["adapter"] == old.id, "the renewed adapter answers")
+
+
+def test_unloaded_until_loaded_again(client: httpx.Client, home: Home, base_folder: Path) -> None:
+    manifest = publish(home, base_folder, "one", seed=1)
+    answer = ask(client, "ft").json()["answer"]
+    assert client.post(f"/adapters/{manifest.id}/unload").json()["state"] == "unloaded"
+    assert ask(client, "ft").status_code == 409
+    assert client.post(f"/adapters/{manifest.id}/load").json()["state"] == "ready"
+    assert ask(client, "ft").json()["answer"] == answer
+    assert client.post("/adapters/none.000000000000/load").status_code == 404
+
+
+def test_adapters_that_do_not_belong_here_are_refused_with_the_reason(
+    client: httpx.Client, home: Home, base_folder: Path
+) -> None:
+    good = publish(home, base_folder, "good", seed=1)
+    other = good.base.model_copy(update={"revision": "sha256:" + "0" * 64})
+    foreign = publish(home, base_folder, "foreign", seed=2, base=other)
+    changed = publish(home, base_folder, "changed", seed=3)
+    weights = home.adapters / changed.id / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8] + b"\x00" * 8)
+    listed = eventually(
+        lambda: (
+            {a["id"]: a for a in client.get("/adapters").json()["adapters"]}
+            if len(client.get("/adapters").json()["adapters"]) == 3
+            else None
+        ),
+        "all three are listed",
+    )
+    assert eventually(lambda: ask(client, "ft").json().get("adapter"), "the good one answers") == good.id
+    assert "was trained on" in listed[foreign.id]["reason"]
+    assert ask(client, "ft", adapter=foreign.id).status_code == 409
+    refused = eventually(
+        lambda: next(a for a in client.get("/adapters").json()["adapters"] if a["id"] == changed.id)["reason"],
+        "refused",
+    )
+    assert "changed after it was published" in refused
+
+
+def test_an_adapter_for_a_mode_without_one_is_an_error(client: httpx.Client, home: Home, base_folder: Path) -> None:
+    manifest = publish(home, base_folder, "one", seed=1, modes=[Mode.rag_ft])
+    assert ask(client, "base", adapter=manifest.id).status_code == 422
+    assert ask(client, "ft", adapter=manifest.id).status_code == 422
+    assert ask(client, "ft", adapter="../../etc/passwd").status_code == 422
+    assert ask(client, "ft", adapter="unknown.000000000000").status_code == 404
+    assert ask(client, "rag_ft").json()["adapter"] == manifest.id
+
+
+def test_streams_sources_tokens_and_the_whole_answer(client: httpx.Client) -> None:
+    whole = ask(client, "rag", max_new_tokens=24).json()
+    with client.stream("POST", "/ask", json={"question": "Привет?", "max_new_tokens": 24, "stream": True}) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        raw = "".join(response.iter_text())
+    events = [block.split("\n", 1) for block in raw.strip().split("\n\n")]
+    named = [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in events]
+    assert named[0][0] == "sources"
+    assert [source["n"] for source in named[0][1]["sources"]] == [1, 2, 3]
+    assert named[-1][0] == "done"
+    assert named[-1][1]["answer"] == whole["answer"]
+    assert "".join(data["text"] for name, data in named if name == "token") == whole["answer"]
+
+
+def test_a_stream_that_cannot_begin_is_a_plain_error(client: httpx.Client) -> None:
+    refused = ask(client, "ft", stream=True)
+    assert refused.status_code == 409
+    assert refused.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("name", [*AWKWARD_BODIES, *MALFORMED_BODIES])
+def test_bad_bodies_are_422(client: httpx.Client, name: str) -> None:
+    body, kind = {**AWKWARD_BODIES, **MALFORMED_BODIES}[name]
+    refused = client.post("/ask", content=body, headers={"content-type": kind})
+    assert refused.status_code == 422, refused.text
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.json()["code"] == "invalid_input"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"top_k": 0},
+        {"top_k": 21},
+        {"top_k": "3"},
+        {"max_new_tokens": 1025},
+        {"temperature": 2.1},
+        {"seed": -1},
+        {"question": "  "},
+        {"stream": "yes"},
+        {"unknown": 1},
+    ],
+)
+def test_a_wrong_field_is_named(client: httpx.Client, field: dict[str, object]) -> None:
+    refused = ask(client, "base", **field)
+    assert refused.status_code == 422
+    assert next(iter(field)) in refused.json()["errors"][0]["field"]
+
+
+def test_errors_of_the_address_are_problems_too(client: httpx.Client) -> None:
+    assert client.post("/ask", params={"mode": "both"}, json={"question": "a"}).status_code == 422
+    for response, status in (
+        (client.get("/nothing"), 404),
+        (client.get("/ask"), 405),
+        (client.post("/ask", content=b" " * 1_000_001, headers={"content-type": "application/json"}), 413),
+        (client.post("/ask", content=iter([b" " * 600_000] * 2), headers={"content-type": "application/json"}), 413),
+    ):
+        assert response.status_code == status
+        assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_50_mixed_requests_over_http(client: httpx.Client, home: Home, base_folder: Path) -> None:
+    publish(home, base_folder, "one", seed=1)
+    alone = {mode: ask(client, mode).json()["answer"] for mode in ("base", "rag", "ft")}
+    assert alone["ft"] != alone["base"]
+    with ThreadPoolExecutor(50) as clients:
+        asked = list(clients.map(lambda mode: (mode, ask(client, mode)), ["base", "rag", "ft"] * 17))
+    assert all(response.json()["answer"] == alone[mode] for mode, response in asked)
+
+
+def test_says_what_it_runs(client: httpx.Client) -> None:
+    ready = client.get("/readyz").json()
+    assert ready["about"]["model"] == "random-tiny"
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert "asktwice_generator_requests_total" in client.get("/metrics").text
+
+
+def test_a_base_that_cannot_be_loaded_is_told_and_nothing_crashes(tmp_path: Path) -> None:
+    (tmp_path / "empty-model").mkdir()
+    settings = GeneratorSettings(home=tmp_path, base=str(tmp_path / "empty-model"))
+    with serving(create_app(settings, retriever())) as url, httpx.Client(base_url=url) as client:
+        reason = eventually(
+            lambda: (text := client.get("/readyz").json()["checks"]["model"]) != "loading" and text,
+            "the failure is told",
+        )
+        assert "cannot be loaded" in str(reason)
+        assert ask(client, "base").status_code == 503
+        assert client.get("/healthz").status_code == 200

@@ -1,0 +1,132 @@
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from contracts.artifacts import Home
+from contracts.errors import DeadlineExceeded, Overloaded, Unavailable
+from services.generator.engine import Engine, Generated, Job
+from services.generator.model import load_base
+from services.generator.settings import GeneratorSettings
+from tests.services.generator.conftest import publish
+
+
+def job(prompt: list[int], adapter: str | None = None, **changes: object) -> Job:
+    given = {"max_new_tokens": 12, "temperature": 0.0, "seed": None, "deadline": time.monotonic() + 300, **changes}
+    return Job(prompt=prompt, adapter=adapter, **given)  # type: ignore[arg-type]
+
+
+def run(engine: Engine, job: Job) -> Generated:
+    engine.submit(job)
+    return job.done.result(120)
+
+
+def prompts(count: int) -> list[list[int]]:
+    source = random.Random(5)
+    return [[source.randrange(3, 700) for _ in range(source.randint(4, 60))] for _ in range(count)]
+
+
+def test_500_mixed_requests_answer_as_one_at_a_time(engine: Engine, home: Home, base_folder: Path) -> None:
+    adapters: list[str | None] = [None]
+    for name, seed in (("one", 1), ("two", 2)):
+        manifest = publish(home, base_folder, name, seed=seed)
+        engine.load(manifest.id, home.adapters / manifest.id).result(60)
+        adapters.append(manifest.id)
+    asked = prompts(40)
+    alone = {(n, adapter): run(engine, job(p, adapter)).tokens for n, p in enumerate(asked) for adapter in adapters}
+    for adapter in adapters[1:]:
+        differing = sum(alone[n, adapter] != alone[n, None] for n in range(len(asked)))
+        assert differing >= 0.9 * len(asked)
+
+    keys = random.Random(7).choices(list(alone), k=500)
+
+    def ask(key: tuple[int, str | None]) -> list[int]:
+        return run(engine, job(asked[key[0]], key[1])).tokens
+
+    with ThreadPoolExecutor(64) as clients:
+        mixed = list(clients.map(ask, keys))
+    assert mixed == [alone[key] for key in keys]
+
+
+def test_each_row_of_a_batch_ends_at_its_own_length(engine: Engine) -> None:
+    jobs = [job(prompt, max_new_tokens=n) for n, prompt in enumerate(prompts(9)[1:], start=1)]
+    for each in jobs:
+        engine.submit(each)
+    for n, each in enumerate(jobs, start=1):
+        assert len(each.done.result(60).tokens) <= n
+
+
+def test_adapters_come_and_go_while_requests_run(engine: Engine, home: Home, base_folder: Path) -> None:
+    manifest = publish(home, base_folder, "guest", seed=3)
+    folder = home.adapters / manifest.id
+    asked = prompts(6)
+    alone = [run(engine, job(prompt)).tokens for prompt in asked]
+    for _ in range(3):
+        running = [job(prompt) for prompt in asked]
+        for each in running:
+            engine.submit(each)
+        engine.load(manifest.id, folder).result(60)
+        assert run(engine, job(asked[0], manifest.id)).tokens != alone[0]
+        engine.unload(manifest.id).result(60)
+        assert [each.done.result(60).tokens for each in running] == alone
+    with pytest.raises(Unavailable):
+        run(engine, job(asked[0], manifest.id))
+
+
+def test_a_broken_adapter_leaves_no_residue(engine: Engine, home: Home, base_folder: Path) -> None:
+    good = publish(home, base_folder, "good", seed=1)
+    engine.load(good.id, home.adapters / good.id).result(60)
+    before = [run(engine, job(prompt, good.id)).tokens for prompt in prompts(4)]
+    broken = home.adapters / "broken.000000000000"
+    broken.mkdir()
+    for path in (home.adapters / good.id).iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    weights = broken / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(Exception, match=r".+"):
+        engine.load(broken.name, broken).result(60)
+    assert [run(engine, job(prompt, good.id)).tokens for prompt in prompts(4)] == before
+    with pytest.raises(Unavailable):
+        run(engine, job([5, 6, 7], broken.name))
+
+
+def test_sampling_repeats_with_its_seed(engine: Engine) -> None:
+    prompt = prompts(1)[0]
+    first, second, other = (
+        run(engine, job(prompt, temperature=1.5, seed=seed, max_new_tokens=24)).tokens for seed in (1, 1, 2)
+    )
+    assert first == second != other
+
+
+def test_a_deadline_ends_the_request(engine: Engine) -> None:
+    with pytest.raises(DeadlineExceeded):
+        run(engine, job([5, 6, 7], deadline=time.monotonic() - 1))
+
+
+def test_a_full_queue_refuses(settings: GeneratorSettings) -> None:
+    engine = Engine(load_base(settings), max_batch=1, queue_limit=2)
+    jobs = [job([5, 6, 7], max_new_tokens=200, temperature=0.1) for _ in range(30)]
+
+    def submit_all() -> None:
+        for each in jobs:
+            engine.submit(each)
+
+    with pytest.raises(Overloaded) as refused:
+        submit_all()
+    assert refused.value.retry_after
+    for each in jobs:
+        each.cancel()
+    engine.stop()
+
+
+def test_a_stopping_engine_finishes_what_it_took(settings: GeneratorSettings) -> None:
+    engine = Engine(load_base(settings), max_batch=4, queue_limit=100)
+    jobs = [job(prompt) for prompt in prompts(10)]
+    for each in jobs:
+        engine.submit(each)
+    engine.stop(grace_s=60)
+    assert all(each.done.result(0).tokens is not None for each in jobs)
+    with pytest.raises(Unavailable):
+        engine.submit(job([5, 6, 7]))
