@@ -1,0 +1,3 @@
+from asktwice.cli import main
+
+main()

@@ -1,0 +1,234 @@
+"""The command line: ``asktwice demo | serve | index | train | ask | evaluate | doctor``.
+
+Each command is a few lines here; heavy imports stay inside, so that ``--help`` is instant.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asktwice import console
+from asktwice.profiles import FIVE_QUESTIONS, SAMPLE_DATA, Profile, ProfileName, choose, remembered
+from contracts.artifacts import Home
+from contracts.errors import AskTwiceError
+from contracts.generation import Mode
+
+if TYPE_CHECKING:
+    from asktwice.embedded import EmbeddedSettings
+
+cli = typer.Typer(
+    help="RAG or fine-tuning? Ask every question twice and see. Start with: asktwice demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    rich_markup_mode="markdown",
+)
+
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="ASKTWICE_HOME", help="Folder with indexes, adapters and evaluations.")
+]
+ProfileOption = Annotated[
+    ProfileName,
+    typer.Option("--profile", envvar="ASKTWICE_PROFILE", help="Which models to run; auto picks by the machine."),
+]
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--url", envvar="ASKTWICE_URL", help="Work through a running server, e.g. http://127.0.0.1:8000"),
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option("--base", envvar="ASKTWICE_BASE", help="Base model: hub id or folder. Default: the profile's."),
+]
+EmbeddingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--embedding", envvar="ASKTWICE_EMBEDDING", help="sentence-transformers id or folder. Default: the profile's."
+    ),
+]
+HOME = Path("artifacts")
+
+
+class Method(StrEnum):
+    qlora = "qlora"
+
+
+@cli.command(epilog="Example: `asktwice demo --data my.csv`")
+def demo(
+    data: Annotated[Path, typer.Option("--data", help="CSV with question, answer, context.")] = SAMPLE_DATA,
+    questions: Annotated[Path, typer.Option("--questions", help="One question a line.")] = FIVE_QUESTIONS,
+    out: Annotated[Path, typer.Option("--out", help="Where to put result.txt.")] = Path("result.txt"),
+    home: HomeOption = HOME,
+    profile: ProfileOption = ProfileName.demo,
+) -> None:
+    """The whole road once: index, train, serve, ask both ways, write result.txt."""
+    from asktwice.demo import run_demo
+
+    run_demo(Home(path=home), _profile(profile, home), data, questions, out)
+
+
+@cli.command(
+    epilog='Example: `asktwice serve --port 8000`, then `curl -d \'{"question": "..."}\' ...:8000/ask?mode=rag`'
+)
+def serve(
+    port: Annotated[int, typer.Option("--port", help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    data: Annotated[
+        Path | None, typer.Option("--data", help="CSV to index at start. Default: what the demo used.")
+    ] = None,
+    home: HomeOption = HOME,
+    profile: ProfileOption = ProfileName.auto,
+    base: BaseOption = None,
+    embedding: EmbeddingOption = None,
+) -> None:
+    """Serve all modes on one port until Ctrl-C."""
+    from asktwice.serving import serve_forever
+
+    logging.getLogger("asktwice").setLevel(logging.INFO)
+    serve_forever(_embedded_settings(home, _profile(profile, home, base, embedding), data), host, port)
+
+
+@cli.command(epilog="Example: `asktwice index docs.csv notes.txt`")
+def index(
+    paths: Annotated[list[Path], typer.Argument(help="CSV (with the column context) or text files.")],
+    home: HomeOption = HOME,
+    profile: ProfileOption = ProfileName.auto,
+    embedding: EmbeddingOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Add documents to the index; a file of the same name is replaced."""
+    from asktwice.indexing import add_through, add_to
+
+    if url:
+        add_through(url, paths)
+    else:
+        add_to(Home(path=home), _profile(profile, home, embedding=embedding).embedding, paths)
+
+
+@cli.command(epilog="Example: `asktwice train --data my.csv --name support`")
+def train(
+    data: Annotated[Path, typer.Option("--data", help="CSV with question, answer, context.")],
+    name: Annotated[str, typer.Option("--name", help="The adapter is published as NAME.<digest>.")],
+    method: Annotated[Method, typer.Option("--method", help="LoRA on the 4-bit base.")] = Method.qlora,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe file or name. Default: the profile's.")] = None,
+    base: BaseOption = None,
+    home: HomeOption = HOME,
+    profile: ProfileOption = ProfileName.auto,
+    force: Annotated[bool, typer.Option("--force", help="Train even if the same adapter is there.")] = False,
+) -> None:
+    """Fine-tune an adapter and publish it; a running generator picks it up."""
+    from asktwice.training import train_adapter
+
+    picked = _profile(profile, home, base)
+    result = train_adapter(Home(path=home), picked, data, name, recipe or picked.recipe, force=force)
+    typer.echo(result.manifest.id)
+
+
+@cli.command(epilog='Example: `asktwice ask "Сколько стоит курс?" --mode rag`')
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    mode: Annotated[Mode, typer.Option("--mode", help="How to answer.")] = Mode.rag,
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", help="Adapter id. Default: the newest for the mode.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer object.")] = False,
+    home: HomeOption = HOME,
+    profile: ProfileOption = ProfileName.auto,
+    url: UrlOption = None,
+) -> None:
+    """Ask one question and print the answer with its numbered sources."""
+    from asktwice.asking import ask_once
+
+    settings = None if url else _embedded_settings(home, _profile(profile, home))
+    answer = ask_once(question, mode, adapter, url, settings)
+    if as_json:
+        typer.echo(answer.model_dump_json(indent=2))
+        return
+    typer.echo(answer.answer)
+    for source in answer.sources:
+        typer.echo(f"\n[{source.n}] {source.title}\n    {source.text}")
+
+
+@cli.command(epilog="Example: `asktwice evaluate --questions my_questions.txt --out result.txt`")
+def evaluate(
+    questions: Annotated[
+        Path | None, typer.Option("--questions", help="One question a line. Default: the five.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where to put result.txt.")] = Path("result.txt"),
+    home: HomeOption = HOME,
+    profile: ProfileOption = ProfileName.auto,
+    url: UrlOption = None,
+) -> None:
+    """Ask the questions in rag and ft, and write result.txt."""
+    from asktwice.asking import evaluate_once
+
+    settings = None if url else _embedded_settings(home, _profile(profile, home))
+    evaluate_once(questions, out, url, settings)
+
+
+@cli.command(epilog="Example: `asktwice doctor --json`")
+def doctor(
+    home: HomeOption = HOME,
+    profile: ProfileOption = ProfileName.auto,
+    port: Annotated[int, typer.Option("--port", help="The port you mean to serve on.")] = 8000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Look at the machine and the home, and say what is missing and how to mend it."""
+    from asktwice.doctor import examine, show
+
+    findings = examine(Home(path=home), choose(profile, Home(path=home)), port)
+    if as_json:
+        typer.echo(json.dumps([finding.as_dict() for finding in findings], ensure_ascii=False, indent=2))
+    else:
+        show(findings)
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _profile(name: ProfileName, home: Path, base: str | None = None, embedding: str | None = None) -> Profile:
+    """Choose the profile, apply what was given by hand, and say what runs and why."""
+    from dataclasses import replace
+
+    picked = choose(name, Home(path=home))
+    if base:
+        picked = replace(picked, base=base)
+    if embedding:
+        picked = replace(picked, embedding=embedding)
+    console.stderr.print(
+        f"Profile {picked.name} ({picked.why}): {picked.base}, embedding {picked.embedding or 'hashed n-grams'}",
+        style="dim",
+        markup=False,
+    )
+    return picked
+
+
+def _embedded_settings(home: Path, profile: Profile, data: Path | None = None) -> "EmbeddedSettings":
+    from asktwice.embedded import EmbeddedSettings
+
+    prepared = remembered(Home(path=home))
+    return EmbeddedSettings(
+        home=home,
+        profile=profile.name,
+        base=profile.base,
+        embedding=profile.embedding,
+        data=data or (prepared.data if prepared else SAMPLE_DATA),
+        questions=FIVE_QUESTIONS,
+    )
+
+
+def main(run: Callable[[], None] = cli) -> None:
+    """Run the command line; our errors become one line and exit code 1, Ctrl-C becomes 130."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        run()
+    except AskTwiceError as error:
+        console.stderr.print(f"[red]error:[/] {error.detail}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.stderr.print("Stopped. What was done is kept; run the same command to go on.")
+        sys.exit(130)

@@ -1,0 +1,60 @@
+"""The whole road once, as a newcomer should read it: check, index, train, serve, ask both ways, write result.txt."""
+
+import time
+from pathlib import Path
+
+from asktwice.asking import run_evaluation
+from asktwice.console import stderr, step
+from asktwice.embedded import EmbeddedSettings
+from asktwice.indexing import show_receipt
+from asktwice.profiles import Profile
+from asktwice.serving import served, wait_until_ready
+from asktwice.training import adapter_name, train_adapter
+from contracts.artifacts import Home
+from contracts.table import read_table
+
+
+def run_demo(home: Home, profile: Profile, data: Path, questions: Path, out: Path) -> None:
+    """Do all of it; what a former run has done already is found and kept, the questions are asked anew.
+
+    Raises:
+        InvalidInput: the data is refused; nothing was started.
+    """
+    begun = time.perf_counter()
+    table = read_table(data)
+    stderr.print(table.summary(), markup=False)
+    for error in table.errors[:5]:
+        stderr.print(f"  row {error.row}: {error.reason}", markup=False)
+
+    index_data(home, profile, data)
+    train_adapter(home, profile, data, adapter_name(data), profile.recipe)
+    settings = EmbeddedSettings(
+        home=home.path,
+        profile=profile.name,
+        base=profile.base,
+        embedding=profile.embedding,
+        data=data,
+        questions=questions,
+    )
+    with served(settings) as url:
+        with step("Starting the services"):
+            wait_until_ready(url)
+        run_evaluation(url, None, out, home.path)
+    stderr.print(
+        f"All of it took {time.perf_counter() - begun:.0f} s. Serve it: asktwice serve --home {home.path}", markup=False
+    )
+
+
+def index_data(home: Home, profile: Profile, data: Path) -> None:
+    """Make the index hold this data file, unless it does."""
+    from services.retriever.retriever import Retriever
+    from services.retriever.settings import RetrieverSettings
+
+    with step("Indexing the contexts") as advance:
+        retriever = Retriever.open(RetrieverSettings(home=home.path, data=data, embedding=profile.embedding))
+        try:
+            receipt = retriever.ingest_data(lambda done, total: advance(done, total, ""))
+        finally:
+            retriever.close()
+    if receipt is not None:
+        show_receipt(receipt)
