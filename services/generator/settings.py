@@ -10,7 +10,7 @@ from contracts.artifacts import Home
 
 
 class GeneratorSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="ASKTWICE_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="ASKTWICE_", env_ignore_empty=True, extra="ignore")
 
     home: Path = Path("artifacts")
     base: str = "models/asktwice-tiny"

@@ -1,0 +1,124 @@
+"""Text to dense vectors: a sentence-transformers model, or hashed character n-grams where no model can be had."""
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.artifacts import local_revision
+from contracts.errors import Unavailable
+from services.retriever.text import words
+
+Vectors = NDArray[np.float32]
+
+HASHED_DIMENSION = 2048
+
+
+class Embedder(Protocol):
+    """``encode_*`` return float32 ``[n, dimension]`` with rows of length 1 (or 0: a text without a single word)."""
+
+    @property
+    def id(self) -> str:
+        """What an index must have been built with to be searched with this."""
+
+    @property
+    def dimension(self) -> int: ...
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors: ...
+
+    def encode_passages(self, texts: Sequence[str]) -> Vectors: ...
+
+
+class HashedNgrams:
+    """Signed hashing of the character 3- to 5-grams of each word, ``<`` and ``>`` marking its ends.
+
+    No meaning, only spelling: it finds other forms of a word and words with a typing error. It stands in where no
+    embedding model can be had, and its id says so.
+    """
+
+    def __init__(self, dimension: int = HASHED_DIMENSION):
+        self.dimension = dimension
+        self.id = f"hashed-char-ngrams-{dimension}"
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        return self.encode_passages(texts)
+
+    def encode_passages(self, texts: Sequence[str]) -> Vectors:
+        vectors = np.zeros((len(texts), self.dimension), np.float32)
+        for row, text in zip(vectors, texts, strict=True):
+            counts = Counter(gram for word in words(text) for gram in _ngrams(word))
+            hashes = np.fromiter(counts, np.int64, len(counts))
+            tf = np.fromiter(counts.values(), np.float32, len(counts))
+            sign = np.where(hashes & 1, 1.0, -1.0).astype(np.float32)
+            np.add.at(row, (hashes >> 1) % self.dimension, sign * (1 + np.log(tf)))
+            row /= np.linalg.norm(row) or 1.0
+        return vectors
+
+
+@lru_cache(maxsize=200_000)
+def _ngrams(word: str) -> tuple[int, ...]:
+    marked = f"<{word}>"
+    return tuple(
+        zlib.crc32(marked[start : start + n].encode()) for n in (3, 4, 5) for start in range(len(marked) - n + 1)
+    )
+
+
+class SentenceTransformerEmbedder:
+    """A sentence-transformers model by hub id or folder, with the query and passage prompts that it was trained with.
+
+    Raises:
+        Unavailable: the model is neither in a folder nor to be had from the hub.
+    """
+
+    def __init__(self, model: str, device: str = "auto"):
+        self._model = _load(model, device)
+        self._lock = Lock()  # fast tokenizers must not be used by two threads at a time
+        self.id = _identity(model)
+        self.dimension = int(self._model.get_embedding_dimension())
+        prompts = self._model.prompts
+        e5 = "e5" in model.lower() and "instruct" not in model.lower()
+        self._query_prompt = prompts.get("query") or ("query: " if e5 else "")
+        passage = prompts.get("document") or prompts.get("passage") or prompts.get("corpus")
+        self._passage_prompt = passage or ("passage: " if e5 else "")
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        return self._encode(self._model.encode_query, texts, self._query_prompt)
+
+    def encode_passages(self, texts: Sequence[str]) -> Vectors:
+        return self._encode(self._model.encode_document, texts, self._passage_prompt)
+
+    def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str) -> Vectors:
+        with self._lock:
+            vectors = encode(list(texts), prompt=prompt, normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(vectors, np.float32)
+
+
+def load_embedder(model: str | None, device: str = "auto") -> Embedder:
+    """Return the embedder of this model, or the hashed n-grams where none is named."""
+    return SentenceTransformerEmbedder(model, device) if model else HashedNgrams()
+
+
+def _load(model: str, device: str) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        return SentenceTransformer(model, device=None if device == "auto" else device)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise Unavailable(
+            f"The embedding model {model} cannot be loaded: {reason} Set ASKTWICE_EMBEDDING (or --embedding) to a"
+            " folder that holds a sentence-transformers model, or leave it unset for the built-in hashed n-grams.",
+            retry_after=10,
+        ) from error
+
+
+def _identity(model: str) -> str:
+    """Return the hub id, or for a folder its name and what its files are: a folder's place says nothing."""
+    folder = Path(model)
+    return f"{folder.resolve().name}@{local_revision(folder)[:19]}" if folder.is_dir() else model

@@ -1,0 +1,172 @@
+"""What is acknowledged: which sources were taken, which passages each has, and their texts. SQLite.
+
+The ledger is the truth and the vector store is derived from it. A passage that the ledger does not hold is never
+shown, and one that the store lost is written again from here. The order that makes a kill at any moment harmless:
+
+1. ``begin``: the ids of new passages are noted as pending;
+2. their vectors are written and made durable in the store;
+3. ``commit``: one transaction takes the source, its passages and its receipt. This is the acknowledgement;
+4. what is pending and belongs to no source is removed from the store, then ``forget``.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+from contracts.errors import IndexMismatch, Unavailable
+from contracts.retrieval import Receipt
+from services.retriever.source import Source, SourcePassage
+
+Role = Literal["data", "upload"]
+
+_SCHEMA_VERSION = "1"
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sources (
+    name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, role TEXT NOT NULL, receipt TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS passages (id TEXT PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS contents (
+    source TEXT NOT NULL, passage TEXT NOT NULL, title TEXT NOT NULL, PRIMARY KEY (source, passage)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS contents_by_passage ON contents (passage);
+CREATE TABLE IF NOT EXISTS pending (id TEXT PRIMARY KEY) WITHOUT ROWID;
+INSERT OR IGNORE INTO meta VALUES ('schema', '{_SCHEMA_VERSION}');
+COMMIT;
+"""
+
+
+class Ledger:
+    """One open ledger. It holds a lock on its file, so that a folder has one process at a time; the lock ends with
+    the process, however that ends.
+
+    Raises:
+        Unavailable: another process has it open.
+        IndexMismatch: another version made it.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock()
+        self._db = sqlite3.connect(folder / "ledger.sqlite", timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            if "locked" not in str(error):
+                raise
+            raise Unavailable(
+                f"The index in {folder} is in use by another process. Work through that one (--url URL of the running"
+                " server), or stop it.",
+                retry_after=5,
+            ) from error
+        if self.meta("schema") != _SCHEMA_VERSION:
+            self._db.close()
+            raise IndexMismatch(
+                f"The index in {folder} was made by another version of AskTwice. Delete the folder and run: asktwice"
+                " index FILE."
+            )
+
+    def close(self) -> None:
+        self._db.close()
+
+    def meta(self, key: str) -> str | None:
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", [key])
+        return str(rows[0][0]) if rows else None
+
+    def set_meta(self, key: str, value: str) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def count(self) -> int:
+        return int(self._rows("SELECT count(*) FROM passages")[0][0])
+
+    def receipt(self, name: str) -> Receipt | None:
+        """Return the receipt that was last given for this source."""
+        rows = self._rows("SELECT receipt FROM sources WHERE name = ?", [name])
+        return Receipt.model_validate_json(rows[0][0]) if rows else None
+
+    def passages_of(self, name: str) -> set[str]:
+        return {id for (id,) in self._rows("SELECT passage FROM contents WHERE source = ?", [name])}
+
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Return those of the ids that are acknowledged."""
+        query = "SELECT id FROM passages WHERE id IN (SELECT value FROM json_each(?))"
+        return {id for (id,) in self._rows(query, [json.dumps(list(ids))])}
+
+    def passages(self, ids: Iterable[str]) -> dict[str, SourcePassage]:
+        """Return those of the passages that are acknowledged."""
+        query = """
+            SELECT passages.id, min(contents.title), passages.text
+            FROM passages JOIN contents ON contents.passage = passages.id
+            WHERE passages.id IN (SELECT value FROM json_each(?)) GROUP BY passages.id
+        """
+        return {row[0]: SourcePassage(*row) for row in self._rows(query, [json.dumps(list(ids))])}
+
+    def all_ids(self) -> list[str]:
+        return [id for (id,) in self._rows("SELECT id FROM passages ORDER BY rowid")]
+
+    def garbage(self) -> list[str]:
+        """Return the ids that may be in the store and belong to no source."""
+        return [id for (id,) in self._rows("SELECT id FROM pending WHERE id NOT IN (SELECT id FROM passages)")]
+
+    def begin(self, ids: Iterable[str]) -> None:
+        """Note ids before they are written to the store."""
+        with self._transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO pending VALUES (?)", [(id,) for id in ids])
+
+    def commit(self, source: Source, sha256: str, role: Role, receipt: Receipt) -> None:
+        """Acknowledge a source in place of the one of that name. A data file replaces the former data file."""
+        with self._transaction() as db:
+            if role == "data":
+                former = "SELECT name FROM sources WHERE role = 'data' AND name <> ?"
+                db.execute(f"DELETE FROM contents WHERE source IN ({former})", (source.name,))
+                db.execute("DELETE FROM sources WHERE role = 'data' AND name <> ?", (source.name,))
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('data', ?)", (data_mark(source.name, sha256),))
+            values = (source.name, sha256, role, receipt.model_dump_json())
+            db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?)", values)
+            db.execute("DELETE FROM contents WHERE source = ?", (source.name,))
+            db.executemany(
+                "INSERT INTO contents VALUES (?, ?, ?)",
+                [(source.name, p.id, p.title) for p in source.passages.values()],
+            )
+            db.executemany(
+                "INSERT OR IGNORE INTO passages VALUES (?, ?)", [(p.id, p.text) for p in source.passages.values()]
+            )
+            orphans = "FROM passages WHERE id NOT IN (SELECT passage FROM contents)"
+            db.execute(f"INSERT OR IGNORE INTO pending SELECT id {orphans}")
+            db.execute(f"DELETE {orphans}")
+
+    def forget(self) -> None:
+        """Clear what was pending, once its garbage is out of the store."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM pending")
+
+    def _rows(self, query: str, values: Sequence[str] = ()) -> list[tuple[str, ...]]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+
+def data_mark(name: str, sha256: str) -> str:
+    """Return what the ledger remembers of the data file that was last indexed at start."""
+    return f"{sha256} {name}"

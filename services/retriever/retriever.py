@@ -1,0 +1,233 @@
+"""The retriever without HTTP: knowledge in, passages out. Used by the service and by the command line."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event, Lock
+
+from contracts.errors import IndexEmpty, IndexMismatch, InvalidInput, Unavailable
+from contracts.retrieval import IndexInfo, Passage, Receipt
+from contracts.table import MAX_FILE_BYTES
+from services.retriever.embedding import Embedder, load_embedder
+from services.retriever.fusion import Hit, fuse
+from services.retriever.ledger import Ledger, Role, data_mark
+from services.retriever.settings import RetrieverSettings
+from services.retriever.source import SourcePassage, read_source
+from services.retriever.sparse import encode_passage, encode_query
+from services.retriever.store import Point, Store
+
+Progress = Callable[[int, int], None]
+"""Called with how many passages are embedded and written, and how many there are to do."""
+
+OpenStore = Callable[[RetrieverSettings, int, bool], Store]
+"""Opens a store for vectors of this dimension; True where the ledger holds nothing."""
+
+BATCH = 32
+DEPTH = 50
+"""How many of each ranking go into the fusion."""
+log = logging.getLogger("asktwice")
+
+
+def silent(done: int, total: int) -> None:
+    """Report nothing."""
+
+
+class Retriever:
+    """An open index. All methods block and may be called from any thread."""
+
+    def __init__(self, settings: RetrieverSettings, ledger: Ledger, store: Store, embedder: Embedder):
+        self._settings = settings
+        self._ledger = ledger
+        self._store = store
+        self._embedder = embedder
+        self._writing = Lock()
+        self._closing = Event()
+
+    @classmethod
+    def open(
+        cls,
+        settings: RetrieverSettings,
+        progress: Progress = silent,
+        open_store: OpenStore | None = None,
+    ) -> "Retriever":
+        """Open the index, or make an empty one; put right what a kill or a lost store left behind.
+
+        Args:
+            settings: where it is and with which embedding.
+            progress: told of passages that have to be written again.
+            open_store: makes the store in place of the settings' one.
+
+        Raises:
+            Unavailable: the index is in use by another process, Qdrant does not answer, or the model cannot be had.
+            IndexMismatch: the index was built with another embedding.
+        """
+        with ExitStack() as undo:
+            ledger = Ledger(settings.folder)
+            undo.callback(ledger.close)
+            embedder = load_embedder(settings.embedding, settings.device)
+            _check_embedding(ledger, embedder, settings.folder)
+            store = (open_store or _open_store)(settings, embedder.dimension, ledger.count() == 0)
+            undo.callback(store.close)
+            retriever = cls(settings, ledger, store, embedder)
+            retriever._recover(progress)
+            undo.pop_all()
+        return retriever
+
+    def interrupt(self) -> None:
+        """Stop an ingestion at its next batch."""
+        self._closing.set()
+
+    def close(self) -> None:
+        """Stop an ingestion, then close."""
+        self.interrupt()
+        with self._writing:
+            self._store.close()
+            self._ledger.close()
+
+    def ingest(self, name: str, content: bytes, role: Role = "upload", progress: Progress = silent) -> Receipt:
+        """Index a source in place of the one of that name; return its receipt once everything is durable.
+
+        Passages that no source has any more are removed. The receipt's ``unchanged`` rows were there before.
+
+        Raises:
+            InvalidInput: the source is refused; nothing of it was taken.
+            Unavailable: Qdrant does not answer, or the index is being closed; nothing of it is visible.
+        """
+        source = read_source(name, content)
+        with self._writing:
+            receipt = source.receipt(self._ledger.passages_of(name))
+            known = self._ledger.known(source.passages)
+            new = [passage for id, passage in source.passages.items() if id not in known]
+            self._ledger.begin(passage.id for passage in new)
+            self._write(new, progress)
+            self._ledger.commit(source, hashlib.sha256(content).hexdigest(), role, receipt)
+            self._sweep()
+        return receipt
+
+    def ingest_data(self, progress: Progress = silent) -> Receipt | None:
+        """Index the data file of the settings, unless it is as it was when it was last indexed.
+
+        Returns:
+            the receipt (of the time when it was indexed), or None where the settings name no data file.
+
+        Raises:
+            InvalidInput: the file cannot be read, or is refused.
+        """
+        path = self._settings.data
+        if path is None:
+            return None
+        content = _read(path)
+        if self._ledger.meta("data") == data_mark(path.name, hashlib.sha256(content).hexdigest()):
+            return self._ledger.receipt(path.name)
+        return self.ingest(path.name, content, "data", progress)
+
+    def search(self, query: str, top_k: int) -> list[Passage]:
+        """Return up to ``top_k`` passages, best first.
+
+        Raises:
+            IndexEmpty: nothing is indexed.
+            Unavailable: Qdrant does not answer.
+        """
+        if self._ledger.count() == 0:
+            raise IndexEmpty("Nothing is indexed yet. Run: asktwice index FILE (or POST a file to /documents).")
+        dense = self._embedder.encode_queries([query])[0]
+        sparse = encode_query(query)
+        if not sparse.indices:
+            return []
+        depth = DEPTH
+        while True:
+            rankings = self._store.rankings(dense, sparse, depth)
+            # What is being written is in the store before it is acknowledged, and must not be seen nor counted.
+            known = self._ledger.known(hit.id for ranking in rankings for hit in ranking)
+            by_dense, by_sparse = ([hit for hit in ranking if hit.id in known] for ranking in rankings)
+            if len(by_dense) >= top_k or len(rankings[0]) < depth:
+                return self._texts(fuse(by_dense, by_sparse)[:top_k])
+            depth *= 4
+
+    def info(self) -> IndexInfo:
+        """Return what the index holds."""
+        return IndexInfo(
+            passages=self._ledger.count(),
+            embedding=self._embedder.id,
+            dimension=self._embedder.dimension,
+            store=self._store.name,
+        )
+
+    def _recover(self, progress: Progress) -> None:
+        """Remove what an interrupted write left, and write again what the store has lost."""
+        self._sweep()
+        if self._store.count() != self._ledger.count():
+            missing = self._store.missing(self._ledger.all_ids())
+            if missing:
+                log.warning("%d passages are not in the vector store and are written again", len(missing))
+                self._write(list(self._ledger.passages(missing).values()), progress)
+
+    def _texts(self, hits: list[Hit]) -> list[Passage]:
+        there = self._ledger.passages(hit.id for hit in hits)
+        found = [(there[hit.id], hit.score) for hit in hits if hit.id in there]
+        return [Passage(id=passage.id, title=passage.title, text=passage.text, score=score) for passage, score in found]
+
+    def _write(self, passages: list[SourcePassage], progress: Progress) -> None:
+        """Embed passages and write them to the store; durable on return."""
+        progress(0, len(passages))
+        for start in range(0, len(passages), BATCH):
+            if self._closing.is_set():
+                raise Unavailable("The retriever is being stopped; this file was not indexed. Send it again.")
+            batch = passages[start : start + BATCH]
+            vectors = self._embedder.encode_passages([passage.text for passage in batch])
+            self._store.upsert(
+                [
+                    Point(passage.id, vector, encode_passage(passage.text), passage.text)
+                    for passage, vector in zip(batch, vectors, strict=True)
+                ]
+            )
+            progress(start + len(batch), len(passages))
+        if passages:
+            self._store.flush()
+
+    def _sweep(self) -> None:
+        """Remove from the store what belongs to no source. What cannot be removed now is removed next time."""
+        try:
+            if garbage := self._ledger.garbage():
+                self._store.delete(garbage)
+                self._store.flush()
+            self._ledger.forget()
+        except Unavailable as error:
+            log.warning("passages that are out of use stay in the store for now, unseen: %s", error.detail)
+
+
+def _open_store(settings: RetrieverSettings, dimension: int, empty: bool) -> Store:
+    if settings.qdrant_url is None:
+        from services.retriever.edge_store import EdgeStore
+
+        return EdgeStore.open(settings.folder / "vectors", dimension, empty)
+    from services.retriever.server_store import ServerStore
+
+    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+    return ServerStore.connect(settings.qdrant_url, key, settings.collection, dimension)
+
+
+def _check_embedding(ledger: Ledger, embedder: Embedder, folder: Path) -> None:
+    """Vectors of two embeddings must never meet in one index."""
+    mine = f"{embedder.id} ({embedder.dimension})"
+    theirs = ledger.meta("embedding")
+    if theirs == mine:
+        return
+    if ledger.count():
+        raise IndexMismatch(
+            f"The index in {folder} was built with the embedding {theirs}, and the settings name {mine}. Go back to"
+            f" that one, or build another index: asktwice index FILE --embedding MODEL --home NEW_FOLDER. Deleting"
+            f" {folder} and indexing again does as well."
+        )
+    ledger.set_meta("embedding", mine)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InvalidInput(f"{path.name} is larger than {MAX_FILE_BYTES // 1_000_000} MB. Split it.")
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"Cannot read {path}: {error.strerror or error}.") from error

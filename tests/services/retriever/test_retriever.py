@@ -1,0 +1,258 @@
+"""What goes in comes out, over both stores: once, durably, and only while a source has it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from contracts.errors import IndexEmpty, IndexMismatch, InvalidInput, Unavailable
+from services.retriever.embedding import HashedNgrams
+from services.retriever.retriever import Retriever
+from services.retriever.settings import RetrieverSettings
+from services.retriever.source import passage_id
+
+from .conftest import KNOWLEDGE, OpenRetriever
+
+Table = Callable[[Sequence[str]], bytes]
+
+
+def texts(retriever: Retriever, query: str, top_k: int = 20) -> list[str]:
+    return [passage.text for passage in retriever.search(query, top_k)]
+
+
+@pytest.mark.parametrize(
+    ("query", "place"),
+    [
+        ("Сколько стоят курсы по питону или Python?", 0),
+        ("нейронная сеть, расписание занятия", 1),
+        ("Поможете трудоустроиться, есть стажировка?", 2),
+        ("оплатить частями без процента", 3),
+        ("есть ли запись вебинара", 4),
+        ("кто проверит домашнюю работу, наставник?", 5),
+    ],
+)
+def test_finds_the_right_passage_in_other_word_forms(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, knowledge: bytes, query: str, place: int
+) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("knowledge.csv", knowledge)
+    assert texts(retriever, query, 1) == [KNOWLEDGE[place]]
+
+
+def test_yo_and_ye_are_one_letter(open_retriever: OpenRetriever, settings: RetrieverSettings, table: Table) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("a.csv", table(["Зачёт принимают в конце.", "Экзамен сдают в начале."]))
+    with_yo, without = retriever.search("зачёт", 2), retriever.search("ЗАЧЕТ", 2)
+    assert with_yo[0].text == "Зачёт принимают в конце."
+    assert [(p.id, p.score) for p in with_yo] == [(p.id, p.score) for p in without]
+
+
+def test_indexing_twice_adds_nothing(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, knowledge: bytes
+) -> None:
+    retriever = open_retriever(settings)
+    first = retriever.ingest("knowledge.csv", knowledge)
+    second = retriever.ingest("knowledge.csv", knowledge)
+    assert (first.read, first.accepted, first.unchanged, first.passages) == (6, 6, 0, 6)
+    assert (second.read, second.accepted, second.unchanged, second.passages) == (6, 0, 6, 6)
+    assert retriever.info().passages == retriever._store.count() == 6
+    found = retriever.search("курс", 20)
+    assert sorted(p.id for p in found) == sorted(passage_id(text) for text in KNOWLEDGE)
+
+
+def test_what_was_indexed_is_there_after_reopening(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, knowledge: bytes
+) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("knowledge.csv", knowledge)
+    before = retriever.search("курс Python", 6)
+    retriever.close()
+    after = open_retriever(settings)
+    assert after.search("курс Python", 6) == before
+    assert before[0].title == "knowledge.csv, row 1"
+
+
+def test_the_same_question_gets_the_same_answer_from_an_index_made_in_another_order(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, table: Table
+) -> None:
+    contexts = [f"Занятие {n % 5} по теме {n % 7}, вариант {n}." for n in range(48)]
+    answers = []
+    for run, order in enumerate((contexts, contexts[::-1])):
+        retriever = open_retriever(settings.model_copy(update={"collection": f"run-{run}"}))
+        retriever.ingest("a.csv", table(order))
+        queries = ["занятие 3", "тема 2", "занятие по теме", "вариант 17"]
+        answers.append([[(p.id, p.score) for p in retriever.search(query, 5)] for query in queries])
+        retriever.close()
+    assert answers[0] == answers[1]
+
+
+def test_a_changed_source_replaces_its_passages(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, table: Table
+) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("prices.csv", table(["Курс стоит 45 000 рублей.", "Рассрочка есть."]))
+    retriever.ingest("other.csv", table(["Рассрочка есть."]))
+    receipt = retriever.ingest("prices.csv", table(["Адрес: Москва.", "Курс стоит 50 000 рублей."]))
+    assert (receipt.accepted, receipt.unchanged, receipt.passages) == (2, 0, 2)
+    found = {p.text: p.title for p in retriever.search("сколько стоит курс, рассрочка", 20)}
+    assert found == {
+        "Курс стоит 50 000 рублей.": "prices.csv, row 2",
+        "Адрес: Москва.": "prices.csv, row 1",
+        "Рассрочка есть.": "other.csv, row 1",
+    }
+    assert retriever._store.count() == 3
+
+
+def test_titles_follow_the_rows(open_retriever: OpenRetriever, settings: RetrieverSettings, table: Table) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("a.csv", table(["Первый факт.", "Второй факт."]))
+    receipt = retriever.ingest("a.csv", table(["Новый факт.", "Первый факт.", "Второй факт."]))
+    assert (receipt.accepted, receipt.unchanged) == (1, 2)
+    assert {p.text: p.title for p in retriever.search("факт", 5)}["Второй факт."] == "a.csv, row 3"
+
+
+def test_a_refused_source_changes_nothing(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, knowledge: bytes
+) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("knowledge.csv", knowledge)
+    with pytest.raises(InvalidInput, match="never closed"):
+        retriever.ingest("knowledge.csv", b'question,answer,context\na,b,"open')
+    assert retriever.info().passages == 6
+
+
+def test_an_empty_index_says_what_to_run(open_retriever: OpenRetriever, settings: RetrieverSettings) -> None:
+    with pytest.raises(IndexEmpty, match="asktwice index FILE"):
+        open_retriever(settings).search("курс", 3)
+
+
+def test_a_query_without_words_finds_nothing(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, knowledge: bytes
+) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("knowledge.csv", knowledge)
+    assert retriever.search("?! …", 3) == []
+
+
+def test_the_data_file_is_indexed_once_and_replaces_the_former_one(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, tmp_path: Path, table: Table
+) -> None:
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    first.write_bytes(table(["Старый факт.", "Общий факт."]))
+    second.write_bytes(table(["Новый факт.", "Общий факт."]))
+    written: list[tuple[int, int]] = []
+
+    retriever = open_retriever(settings.model_copy(update={"data": first}))
+    retriever.ingest("by-hand.csv", table(["Факт, загруженный вручную."]))
+    retriever.ingest_data(lambda *state: written.append(state))
+    assert written[-1] == (2, 2)
+    retriever.ingest_data(lambda *state: written.append((99, 99)))
+    assert (99, 99) not in written
+    retriever.close()
+
+    retriever = open_retriever(settings.model_copy(update={"data": second}))
+    retriever.ingest_data()
+    assert set(texts(retriever, "факт")) == {"Новый факт.", "Общий факт.", "Факт, загруженный вручную."}
+
+
+def test_a_newer_upload_of_the_data_file_outlives_a_restart(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, tmp_path: Path, table: Table
+) -> None:
+    data = tmp_path / "data.csv"
+    data.write_bytes(table(["Цена 45 000."]))
+    settings = settings.model_copy(update={"data": data})
+    retriever = open_retriever(settings)
+    retriever.ingest_data()
+    retriever.ingest("data.csv", table(["Цена 50 000."]))
+    retriever.close()
+    retriever = open_retriever(settings)
+    retriever.ingest_data()
+    assert texts(retriever, "цена") == ["Цена 50 000."]
+
+
+def test_another_embedding_is_a_mismatch_that_says_what_to_run(
+    open_retriever: OpenRetriever,
+    settings: RetrieverSettings,
+    knowledge: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("knowledge.csv", knowledge)
+    before = retriever.search("курс", 3)
+    retriever.close()
+    with monkeypatch.context() as patch:
+        patch.setattr("services.retriever.retriever.load_embedder", lambda *_: HashedNgrams(64))
+        with pytest.raises(IndexMismatch, match=r"hashed-char-ngrams-2048.*hashed-char-ngrams-64.*asktwice index FILE"):
+            open_retriever(settings)
+    assert open_retriever(settings).search("курс", 3) == before
+
+
+def test_an_interrupted_ingestion_leaves_nothing_visible(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, table: Table
+) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("kept.csv", table(["Запись, которая есть."]))
+    half = table([f"Запись номер {n}." for n in range(100)])
+
+    def stop_half_way(done: int, total: int) -> None:
+        if done == 32:
+            assert texts(retriever, "запись номер 7") == ["Запись, которая есть."]
+            retriever.interrupt()
+
+    with pytest.raises(Unavailable, match="not indexed"):
+        retriever.ingest("half.csv", half, progress=stop_half_way)
+    assert texts(retriever, "запись номер 7") == ["Запись, которая есть."]
+    retriever.close()
+    retriever = open_retriever(settings)
+    assert retriever._store.count() == 1
+    assert retriever.ingest("half.csv", half).passages == 100
+    assert texts(retriever, "запись номер 77", 1) == ["Запись номер 77."]
+
+
+def test_what_the_store_lost_is_written_again(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, knowledge: bytes
+) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("knowledge.csv", knowledge)
+    before = retriever.search("наставники", 6)
+    retriever._store.delete([passage_id(text) for text in KNOWLEDGE[3:]])
+    retriever._store.flush()
+    retriever.close()
+    after = open_retriever(settings).search("наставники", 6)
+    assert after[0].text == KNOWLEDGE[5]
+    assert {p.id for p in after} == {p.id for p in before}
+
+
+def test_a_broken_vector_folder_is_made_again(settings: RetrieverSettings, knowledge: bytes) -> None:
+    retriever = Retriever.open(settings)
+    retriever.ingest("knowledge.csv", knowledge)
+    retriever.close()
+    for path in (settings.folder / "vectors").rglob("*.json"):
+        path.write_bytes(b"")
+    retriever = Retriever.open(settings)
+    assert texts(retriever, "наставники", 1) == [KNOWLEDGE[5]]
+    retriever.close()
+
+
+def test_search_goes_on_while_a_source_is_written(settings: RetrieverSettings, knowledge: bytes, table: Table) -> None:
+    retriever = Retriever.open(settings)
+    retriever.ingest("knowledge.csv", knowledge)
+    big = table([f"Наставники отвечают на вопрос номер {n}." for n in range(2000)])
+    writer = Thread(target=retriever.ingest, args=("big.csv", big))
+    writer.start()
+    during = [texts(retriever, "наставники отвечают", 3)]
+    while writer.is_alive():
+        during.append(texts(retriever, "наставники отвечают", 3))
+    writer.join()
+    before_the_end = [found for found in during if found[0] == KNOWLEDGE[5]]
+    assert before_the_end
+    assert all(set(found) <= set(KNOWLEDGE) or set(found).isdisjoint(KNOWLEDGE) for found in during)
+    assert all(text.startswith("Наставники отвечают") for text in texts(retriever, "наставники отвечают", 3))
+    retriever.close()
+
+
+def test_a_server_that_refuses_connections_is_unavailable(settings: RetrieverSettings) -> None:
+    with pytest.raises(Unavailable, match=r"Qdrant at http://127\.0\.0\.1:9 does not answer"):
+        Retriever.open(settings.model_copy(update={"qdrant_url": "http://127.0.0.1:9"}))
+    Retriever.open(settings).close()  # the ledger's lock was given back
