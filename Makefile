@@ -4,6 +4,7 @@ PYTHON ?= python3
 TORCH_INDEX_URL ?=
 DATA ?= data/selected_qa_full.csv
 HOME_DIR ?= artifacts
+OUT ?= result.txt
 PORT ?= 8000
 
 BIN := .venv/bin
@@ -20,7 +21,7 @@ help:
 	@echo "make check | slow         lint, types, import contracts | the long tests"
 
 demo: .venv/installed
-	@$(BIN)/asktwice demo --data $(DATA) --home $(HOME_DIR)
+	@$(BIN)/asktwice demo --data "$(DATA)" --home "$(HOME_DIR)" --out "$(OUT)"
 
 serve: .venv/installed
 	@$(BIN)/asktwice serve --port $(PORT) --home $(HOME_DIR)
