@@ -66,6 +66,8 @@ class DataRecord(BaseModel):
     """Row numbers (from 1) that were trained on."""
     dev_rows: list[int]
     """Row numbers that only the eval loss saw."""
+    too_long_rows: list[int] = []
+    """Row numbers that were left out because they exceed the recipe's ``max_length``."""
 
 
 class LossRecord(BaseModel):

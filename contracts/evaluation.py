@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from contracts.generation import Answer, Mode, Question
+from contracts.retrieval import RowError
 from contracts.wire import Body
 
 
@@ -40,6 +41,17 @@ class AskedQuestion(BaseModel):
     answers: list[ModeAnswer]
 
 
+class QuestionsOrigin(BaseModel):
+    """Where the questions came from; for a table, what became of each of its rows."""
+
+    kind: Literal["default", "request", "table"]
+    file: str | None = None
+    read: int | None = None
+    rejected: int | None = None
+    duplicates: int | None = None
+    errors: list[RowError] = []
+
+
 class Analysis(BaseModel):
     """The judge's text, or one line that says why there is none."""
 
@@ -49,7 +61,10 @@ class Analysis(BaseModel):
 
 
 class EvaluationResult(BaseModel):
-    """results.json: everything that result.txt shows, and what it was made from."""
+    """results.json: everything that result.txt shows, and what it was made from.
+
+    ``profile``, ``device``, ``store`` and ``embedding`` are told by the services; absent where they did not tell.
+    """
 
     schema_version: int = 1
     id: str
@@ -57,9 +72,14 @@ class EvaluationResult(BaseModel):
     model: str
     quantization: Literal["nf4", "none"]
     adapter: str | None
+    profile: str | None = None
+    device: str | None = None
     data_file: str
-    store: str = "Qdrant"
+    store: str | None = None
     embedding: str | None
+    origin: QuestionsOrigin
+    concurrency: int
+    """How many questions were in flight at most."""
     asked: list[AskedQuestion]
     analysis: Analysis
     seconds: float

@@ -1,0 +1,1 @@
+"""Questions in, result.txt out. Start reading at ``comparison.py``."""

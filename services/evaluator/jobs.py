@@ -1,0 +1,149 @@
+"""Evaluations as jobs: each is a task of its own, so that a client that leaves takes nothing with it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from contracts.errors import AskTwiceError, InternalError, NotReady, Overloaded
+from contracts.evaluation import Job, JobState, ModeAnswer
+from services.evaluator.comparison import MODES, Comparison
+from services.evaluator.questions import Questions
+from services.evaluator.store import UNFINISHED, EvaluationStore, ended
+
+MAX_RUNNING = 64
+
+log = logging.getLogger("asktwice")
+
+
+@dataclass(slots=True)
+class Run:
+    """One evaluation of this process, from its start until it ended."""
+
+    job: Job
+    task: asyncio.Task[None] | None = None
+    failure: AskTwiceError | None = None
+    stopped_as: JobState = "interrupted"
+    writing: bool = False
+    """All is answered and being written: too late to stop."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def becomes(self, job: Job) -> None:
+        self.job = job
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class Jobs:
+    """Starts, watches and stops evaluations."""
+
+    def __init__(self, comparison: Comparison, store: EvaluationStore):
+        self._comparison = comparison
+        self._store = store
+        self._runs: dict[str, Run] = {}
+
+    async def start(self, questions: Questions) -> Run:
+        """Begin an evaluation; it goes on by itself.
+
+        Raises:
+            Overloaded: too many evaluations run.
+        """
+        if len(self._runs) >= MAX_RUNNING:
+            raise Overloaded(f"{MAX_RUNNING} evaluations run already. Try again when one has ended.", retry_after=10)
+        job = self._store.create(questions.items, total=len(questions.items) * len(MODES))
+        run = self._runs[job.id] = Run(job)
+        run.task = asyncio.create_task(self._run(run, questions), name=job.id)
+        return run
+
+    async def text(self, run: Run) -> str:
+        """Wait for an evaluation and return its result.txt. Whoever stops waiting does not stop it.
+
+        Raises:
+            NotReady: it was cancelled.
+            AskTwiceError: as the evaluation failed.
+        """
+        while run.job.state in UNFINISHED:
+            await run.changed.wait()
+        if run.failure:
+            raise run.failure
+        if run.job.state != "succeeded":
+            raise NotReady(f"Evaluation {run.job.id} was {run.job.state}; the answers it had are kept.")
+        return await asyncio.to_thread(self._store.text, run.job.id)
+
+    async def job(self, id: str) -> Job:
+        """Return the state of an evaluation.
+
+        Raises:
+            NotFound: there is no such evaluation.
+        """
+        run = self._runs.get(id)
+        return run.job if run else await asyncio.to_thread(self._store.job, id)
+
+    async def progress(self, id: str) -> AsyncIterator[Job]:
+        """Yield the state now and after each change, the final one last; after a reload simply ask again."""
+        run = self._runs.get(id)
+        if run is None:
+            yield await self.job(id)
+            return
+        while True:
+            job, changed = run.job, run.changed
+            yield job
+            if job.state not in UNFINISHED:
+                return
+            await changed.wait()
+
+    async def cancel(self, id: str) -> Job:
+        """Stop an evaluation and return its final state; one that has ended stays as it is."""
+        run = self._runs.get(id)
+        if run is not None:
+            await self._stop([run], "cancelled")
+            return run.job
+        job = await self.job(id)
+        if job.state in UNFINISHED:
+            raise NotReady(f"Evaluation {id} runs in another process; cancel it there.")
+        return job
+
+    async def close(self) -> None:
+        """End what still runs, because the process does."""
+        await self._stop(list(self._runs.values()), "interrupted")
+
+    async def _stop(self, runs: list[Run], state: JobState) -> None:
+        tasks = [run.task for run in runs if run.task]
+        for run in runs:
+            if run.task and not run.writing:
+                run.stopped_as = state
+                run.task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _run(self, run: Run, questions: Questions) -> None:
+        id = run.job.id
+
+        async def keep(index: int, answer: ModeAnswer) -> None:
+            await asyncio.to_thread(self._store.keep, id, index, answer)
+            run.becomes(run.job.model_copy(update={"done": run.job.done + 1}))
+
+        try:
+            result = await self._comparison.run(id, questions.items, questions.origin, keep)
+            run.writing = True
+            await asyncio.to_thread(self._store.finish, result)
+            final = ended(run.job, "succeeded")
+        except asyncio.CancelledError:
+            final = ended(run.job, run.stopped_as)
+        except AskTwiceError as error:
+            run.failure = error
+            final = ended(run.job, "failed", error.detail)
+        except Exception as error:
+            log.exception("evaluation %s failed", id)
+            detail = f"Cannot keep the answers: {error.strerror}." if isinstance(error, OSError) else "See the log."
+            run.failure = InternalError(f"Evaluation {id} failed. {detail}")
+            final = ended(run.job, "failed", run.failure.detail)
+        self._settle(run, final)
+
+    def _settle(self, run: Run, final: Job) -> None:
+        try:
+            self._store.save(final)
+        except OSError:
+            log.exception("the state of evaluation %s cannot be written", final.id)
+        self._runs.pop(final.id, None)
+        run.becomes(final)

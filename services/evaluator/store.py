@@ -1,0 +1,185 @@
+"""Where evaluations live: ``home/evaluations/<id>/``, written so that a kill at any moment loses no answer.
+
+While an evaluation runs, its process holds a lock on ``answers.jsonl``; the kernel lets go of it when the process dies,
+however it dies. That is how an interrupted evaluation is told from one that another process is still working on.
+"""
+
+import csv
+import fcntl
+import io
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from contracts.artifacts import Home, write_atomically, write_json_atomically
+from contracts.errors import NotFound, NotReady
+from contracts.evaluation import EvaluationQuestion, EvaluationResult, Job, JobState, ModeAnswer
+from contracts.generation import Mode
+from services.evaluator.report import answer_of, result_text, shown_answer
+
+UNFINISHED: tuple[JobState, ...] = ("queued", "running")
+QUESTIONS, ANSWERS, JOB = "questions.json", "answers.jsonl", "job.json"
+RESULTS, TABLE, RESULT = "results.json", "answers.csv", "result.txt"
+_ID = re.compile(r"ev_\d{8}T\d{6}Z_[0-9a-f]{8}")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+class KeptAnswer(BaseModel):
+    """One line of answers.jsonl."""
+
+    index: int
+    answer: ModeAnswer
+
+
+class EvaluationStore:
+    """All evaluations of one home. Every method may block on the disk."""
+
+    def __init__(self, home: Home):
+        self._folder = home.evaluations
+        self._locks: dict[str, int] = {}
+
+    def create(self, questions: Sequence[EvaluationQuestion], total: int) -> Job:
+        """Make a new evaluation that runs, with nothing answered yet; its questions are kept as a request body."""
+        id = f"ev_{datetime.now(UTC):%Y%m%dT%H%M%SZ}_{secrets.token_hex(4)}"
+        folder = self._folder / id
+        folder.mkdir(parents=True)
+        self._locks[id] = os.open(folder / ANSWERS, os.O_CREAT | os.O_WRONLY, 0o644)
+        fcntl.flock(self._locks[id], fcntl.LOCK_EX)
+        body = [question.model_dump(exclude_none=True) for question in questions]
+        write_json_atomically(folder / QUESTIONS, {"questions": body})
+        job = Job(id=id, state="running", done=0, total=total)
+        self.save(job)
+        return job
+
+    def keep(self, id: str, index: int, answer: ModeAnswer) -> None:
+        """Make one answer durable before the next question is asked."""
+        line = KeptAnswer(index=index, answer=answer).model_dump_json().encode("utf-8", "replace") + b"\n"
+        with (self._at(id) / ANSWERS).open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def kept(self, id: str) -> list[KeptAnswer]:
+        """Return the answers that are on the disk; a last line that a kill cut off is left out."""
+        lines = (self._at(id) / ANSWERS).read_bytes().split(b"\n")[:-1]
+        return [KeptAnswer.model_validate_json(line) for line in lines]
+
+    def finish(self, result: EvaluationResult) -> None:
+        """Write results.json and its views; result.txt last, because its presence means that all is there.
+
+        Raises:
+            FileExistsError: the evaluation is finished already; it is never overwritten.
+        """
+        folder = self._at(result.id)
+        if (folder / RESULT).exists():
+            raise FileExistsError(f"{folder / RESULT} is there already")
+        write_atomically(folder / RESULTS, (result.model_dump_json(indent=2) + "\n").encode("utf-8", "replace"))
+        write_atomically(folder / TABLE, side_by_side(result))
+        write_atomically(folder / RESULT, result_text(result).encode())
+
+    def save(self, job: Job) -> None:
+        """Write the state of an evaluation; a final one ends this process's hold on it."""
+        write_json_atomically(self._at(job.id) / JOB, job.model_dump())
+        if job.state not in UNFINISHED and (lock := self._locks.pop(job.id, None)) is not None:
+            os.close(lock)
+
+    def job(self, id: str) -> Job:
+        """Return the state of an evaluation; one whose process died becomes ``interrupted``, its answers kept.
+
+        Raises:
+            NotFound: there is no such evaluation.
+        """
+        folder = self._at(id)
+        try:
+            job = Job.model_validate_json((folder / JOB).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise NotFound(f"There is no evaluation {id}.") from error
+        if job.state not in UNFINISHED:
+            return job
+        job.done = len(self.kept(id))
+        if id not in self._locks and _is_free(folder / ANSWERS):
+            job = ended(job, "succeeded" if (folder / RESULT).exists() else "interrupted")
+            self.save(job)
+        return job
+
+    def settle(self) -> None:
+        """Mark what died with its process; called once at the start."""
+        for folder in self._folder.iterdir() if self._folder.is_dir() else ():
+            if _ID.fullmatch(folder.name) and (folder / JOB).exists():
+                self.job(folder.name)
+
+    def text(self, id: str) -> str:
+        """Return result.txt.
+
+        Raises:
+            NotFound: there is no such evaluation, or it ended without a result.
+            NotReady: it still runs.
+        """
+        path = self._at(id) / RESULT
+        if path.exists():
+            return path.read_bytes().decode()
+        job = self.job(id)
+        if job.state in UNFINISHED:
+            raise NotReady(f"Evaluation {id} still runs: {job.done} of {job.total} answers. See /jobs/{id}.")
+        raise NotFound(
+            f"Evaluation {id} ended as {job.state} and has no result.txt; {job.done} of {job.total} answers are kept"
+            f" in its {ANSWERS}. Send its {QUESTIONS} to /evaluate to ask again."
+        )
+
+    def _at(self, id: str) -> Path:
+        if not _ID.fullmatch(id):
+            raise NotFound("There is no such evaluation.")
+        return self._folder / id
+
+
+def ended(job: Job, state: JobState, error: str | None = None) -> Job:
+    """Return the job in a final state."""
+    if state == "interrupted":
+        error = f"The process ended before the evaluation did; {job.done} of {job.total} answers are kept."
+    result = f"/evaluations/{job.id}/{RESULT}" if state == "succeeded" else None
+    return job.model_copy(update={"state": state, "result": result, "error": error})
+
+
+def side_by_side(result: EvaluationResult) -> bytes:
+    """Return answers.csv: a row a question, both answers beside each other, safe to open in a spreadsheet."""
+    import pandas
+
+    rows = []
+    for n, asked in enumerate(result.asked, start=1):
+        row: dict[str, object] = {"n": n, "question": asked.question.question, "reference": asked.question.answer}
+        for mode in (Mode.rag, Mode.ft):
+            answer = answer_of(asked, mode)
+            given = answer.answer if answer else None
+            row[mode.value] = given.answer if given else shown_answer(answer)
+            row[f"{mode.value}_seconds"] = given.timings_ms.total / 1000 if given else None
+        sources = (answer_of(asked, Mode.rag) or ModeAnswer(mode=Mode.rag)).answer
+        row["rag_sources"] = "\n".join(f"[{s.n}] {s.title}" for s in sources.sources) if sources else None
+        rows.append({column: _safe_cell(cell) for column, cell in row.items()})
+    text = io.StringIO()
+    pandas.DataFrame(rows).to_csv(text, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    return text.getvalue().encode("utf-8-sig", "replace")
+
+
+def _safe_cell(cell: object) -> object:
+    """A spreadsheet runs cells that begin like a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+
+def _is_free(path: Path) -> bool:
+    """Return whether no process holds the lock of a running evaluation."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True

@@ -1,0 +1,116 @@
+"""What the first command leaves behind."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+from tests.integration.conftest import Demo, make_demo
+
+RULE = "=" * 24
+QUESTIONS = Path("data/questions.txt").read_text(encoding="utf-8").splitlines()
+
+
+def blocks(section: str) -> list[str]:
+    return [block.strip("\n") for block in section.split(RULE)[1:-1]]
+
+
+def test_result_txt_has_the_agreed_format(demo: Demo) -> None:
+    content = demo.result.read_bytes()
+    assert b"\r" not in content
+    text = content.decode("utf-8")
+    assert text.endswith(f"{RULE}\n")
+    headings = [
+        "RAG (Retrieval-Augmented Generation) Qdrant + asktwice-tiny (с INT4 квантизацией) без Fine-tuning",
+        "asktwice-tiny (с INT4 квантизацией) + Fine-tuning на дата сете selected_qa_full.csv",
+        "Анализ качества ответов (gpt-4o-mini)",
+        "Измерения и вывод",
+    ]
+    places = [text.index(f"{heading}\n{RULE}\n") for heading in headings]
+    assert places == sorted(places)
+    assert places[0] == 0
+    sections = [text[start:end] for start, end in zip(places, [*places[1:], None], strict=True)]
+    for section in sections[:2]:
+        pattern = [
+            rf"Вопрос {n}: {re.escape(question)}\nОтвет {n}: \S[^\n]*" for n, question in enumerate(QUESTIONS, 1)
+        ]
+        assert [bool(re.fullmatch(p, b)) for p, b in zip(pattern, blocks(section), strict=True)] == [True] * 5
+        assert "[ошибка" not in section
+    for section in sections[:3]:
+        assert section.endswith(f"{RULE}\n\n")
+    [analysis] = blocks(sections[2])
+    assert "OPENAI_API_KEY" in analysis
+    assert "\n" not in analysis
+    assert "не Qwen" in sections[3]
+
+
+def test_everything_is_where_it_was_said_to_be(demo: Demo) -> None:
+    [evaluation] = [path for path in (demo.home / "evaluations").iterdir() if path.is_dir()]
+    assert (evaluation / "result.txt").read_bytes() == demo.result.read_bytes()
+    result = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))
+    assert [asked["question"]["question"] for asked in result["asked"]] == QUESTIONS
+    with (evaluation / "answers.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert len(list(csv.reader(file))) == 1 + len(QUESTIONS)
+    [adapter] = [path for path in (demo.home / "adapters").iterdir() if not path.name.startswith(".")]
+    for name in ("manifest.json", "adapter_config.json", "adapter_model.safetensors", "loss.png"):
+        assert (adapter / name).stat().st_size > 0
+    assert str(demo.result) in demo.stderr
+    assert str(evaluation) in demo.stderr
+    for word in ("Question", "RAG", "Fine-tuning"):
+        assert word in demo.stdout
+
+
+def test_every_step_says_how_long_it_took(demo: Demo) -> None:
+    steps = re.findall(r"✓ (.+): [\d.]+ s", demo.stderr)
+    assert steps == [
+        "Indexing the contexts",
+        "Training the adapter",
+        "Starting the services",
+        "Asking every question in rag and ft",
+    ]
+    assert re.search(r"about \d+ s left", demo.stderr)
+    assert re.search(r"300 rows read = 300 accepted \+ 0 rejected \+ 0 duplicates", demo.stderr)
+
+
+def test_the_answers_differ_by_mode_and_rag_reads_its_sources(demo: Demo) -> None:
+    [evaluation] = [path for path in (demo.home / "evaluations").iterdir() if path.is_dir()]
+    asked = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))["asked"]
+    by_mode = [{a["mode"]: a["answer"] for a in question["answers"]} for question in asked]
+    assert all(answers["rag"]["sources"] and not answers["ft"]["sources"] for answers in by_mode)
+    assert all(answers["ft"]["adapter"] and not answers["rag"]["adapter"] for answers in by_mode)
+    assert sum(answers["rag"]["answer"] != answers["ft"]["answer"] for answers in by_mode) >= 4
+
+
+def test_a_second_run_reuses_what_is_done_and_asks_anew(demo: Demo) -> None:
+    before = {path.name for path in (demo.home / "evaluations").iterdir()}
+    again = make_demo(demo.home.parent)
+    assert "nothing to do" in again.stderr
+    assert "300 unchanged" in again.stderr or "0 accepted" in again.stderr or "66 passages" in again.stderr
+    assert len({path.name for path in (demo.home / "evaluations").iterdir()} - before) == 1
+    assert len([path for path in (demo.home / "adapters").iterdir() if not path.name.startswith(".")]) == 1
+    print(f"first run {demo.seconds:.0f} s, second run {again.seconds:.0f} s")
+    assert again.seconds < 60
+
+
+def test_the_users_own_file_in_cp1251_with_semicolons(tmp_path: Path) -> None:
+    rows = ["question;answer;context;лишнее"]
+    for n, (what, price) in enumerate([("чайник", 1200), ("утюг", 2300), ("тостер", 1700), ("фен", 900)], start=1):
+        context = f"Наш магазин продаёт {what}. Цена: {price} рублей."
+        rows += [
+            f'Сколько стоит {what}?;Цена {price} рублей.;"{context}";{n}',
+            f'Почём {what}?;Он стоит {price} рублей.;"{context}";{n}',
+            f'А {what} у вас есть?;Да, {what} есть,\nцена {price} рублей.;"{context}";{n}'.replace(
+                f"Да, {what} есть,\nцена {price} рублей.", f'"Да, {what} есть,\nцена {price} рублей."'
+            ),
+        ]
+    file = tmp_path / "мой магазин.csv"
+    file.write_bytes("\r\n".join(rows).encode("cp1251"))
+    own = make_demo(tmp_path, DATA=str(file))
+    assert "12 rows read = 12 accepted" in own.stderr
+    text = own.result.read_text(encoding="utf-8")
+    assert "Fine-tuning на дата сете мой магазин.csv\n" in text
+    [evaluation] = (own.home / "evaluations").iterdir()
+    asked = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))["asked"]
+    sources = [source["text"] for a in asked[0]["answers"] if a["mode"] == "rag" for source in a["answer"]["sources"]]
+    assert sources
+    assert all("Наш магазин" in text for text in sources)
