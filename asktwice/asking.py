@@ -1,7 +1,6 @@
 """Ask one question, or evaluate, through a running server or with the services opened in this process."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,12 +9,12 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from asktwice.console import stderr, step
+from asktwice.console import Advance, step, stderr
 from asktwice.embedded import Embedded, EmbeddedSettings
 from asktwice.serving import served, wait_until_ready
 from contracts.artifacts import write_atomically
-from contracts.clients import GeneratorClient
-from contracts.errors import InternalError, InvalidInput, Unavailable, error_from_problem
+from contracts.clients import EvaluatorClient, GeneratorClient
+from contracts.errors import InvalidInput, Unavailable
 from contracts.evaluation import EvaluationResult, Job, ModeAnswer
 from contracts.generation import Answer, AskRequest, Mode
 
@@ -76,25 +75,29 @@ def evaluate_once(questions: Path | None, out: Path, url: str | None, settings: 
         run_evaluation(local, questions, out, settings.home)
 
 
-def run_evaluation(url: str, questions: Path | None, out: Path, home: Path | None = None) -> str:
-    """Evaluate through a server, with a bar; return the evaluation's id."""
-    with httpx.Client(base_url=url, timeout=600) as http:
-        with step("Asking every question in rag and ft") as advance:
-            location = _start(http, questions)
-            while (job := _job(http, location)).state in ("queued", "running"):
-                advance(job.done, job.total, "")
-                time.sleep(POLL_S)
-            advance(job.done, job.total, "")
-        if job.state != "succeeded" or job.result is None:
-            raise InternalError(f"The evaluation {job.id} {job.state}: {job.error or 'no reason given'}.")
-        text = _checked(http.get(job.result)).content
-    write_atomically(out.resolve(), text)
+def run_evaluation(url: str, questions: Path | None, out: Path, home: Path | None = None) -> None:
+    """Evaluate through a server, with a bar; write result.txt and, where the home is at hand, show the answers."""
+    asked = None if questions is None else _read_questions(questions)
+    with step("Asking every question in rag and ft") as advance:
+        job, text = asyncio.run(_evaluate(url, asked, advance))
+    write_atomically(out.resolve(), text.encode())
     if home is not None:
         folder = home / "evaluations" / job.id
         show_answers(EvaluationResult.model_validate_json((folder / "results.json").read_bytes()))
-        stderr.print(f"Kept in {folder}/", markup=False)
-    stderr.print(f"Written: {out.resolve()}", markup=False)
-    return job.id
+        stderr.print(f"Kept in {folder}/", markup=False, soft_wrap=True)
+    stderr.print(f"Written: {out.resolve()}", markup=False, soft_wrap=True)
+
+
+async def _evaluate(url: str, questions: list[str] | None, advance: Advance) -> tuple[Job, str]:
+    async with httpx.AsyncClient(base_url=url, timeout=600) as http:
+        evaluator = EvaluatorClient(http)
+        job = await evaluator.start(questions)
+        while job.state in ("queued", "running"):
+            advance(job.done, job.total, "")
+            await asyncio.sleep(POLL_S)
+            job = await evaluator.job(job.id)
+        advance(job.done, job.total, "")
+        return job, await evaluator.result(job)
 
 
 def show_answers(result: EvaluationResult) -> None:
@@ -114,16 +117,6 @@ def _cell(answer: ModeAnswer | None) -> str:
     return answer.answer.answer if answer.answer else f"[ошибка: {answer.error}]"
 
 
-def _start(http: httpx.Client, questions: Path | None) -> str:
-    body = None if questions is None else {"questions": _read_questions(questions)}
-    response = _checked(http.post("/evaluate", json=body, headers={"Prefer": "respond-async"}))
-    return response.headers["Location"]
-
-
-def _job(http: httpx.Client, location: str) -> Job:
-    return Job.model_validate_json(_checked(http.get(location)).content)
-
-
 def _read_questions(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
@@ -133,13 +126,3 @@ def _read_questions(path: Path) -> list[str]:
     if not questions:
         raise InvalidInput(f"{path} has no question. Write one a line.")
     return questions
-
-
-def _checked(response: httpx.Response) -> httpx.Response:
-    if response.is_success:
-        return response
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    raise error_from_problem(body, response.status_code)

@@ -16,7 +16,7 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from contracts.clients import EvaluatorClient, GeneratorClient, RetrieverClient
+from contracts.clients import GeneratorClient, RetrieverClient
 from contracts.errors import NotFound
 from services.evaluator.app import create_app as create_evaluator
 from services.evaluator.settings import EvaluatorSettings
@@ -151,8 +151,3 @@ def merged_openapi(parts: dict[str, FastAPI]) -> dict[str, Any]:
                 }
         merged["components"]["schemas"] |= described.get("components", {}).get("schemas", {})
     return merged
-
-
-def evaluator_client(app: Embedded) -> EvaluatorClient:
-    """Return the evaluator's client in this process."""
-    return EvaluatorClient(app.client("evaluator"))

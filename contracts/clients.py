@@ -3,13 +3,13 @@
 The same class works over the network and, in the embedded mode, over an in-process ASGI transport.
 """
 
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from contracts.errors import AskTwiceError, DeadlineExceeded, InternalError, Unavailable, error_from_problem
+from contracts.evaluation import Job
 from contracts.generation import AdapterList, Answer, AskRequest, GeneratorInfo, Mode
 from contracts.health import Readiness
 from contracts.retrieval import IndexInfo, Receipt, SearchRequest, SearchResponse
@@ -92,15 +92,21 @@ class GeneratorClient(_Client):
 class EvaluatorClient(_Client):
     service = "evaluator"
 
-    async def evaluate(self, questions: list[str] | None = None) -> tuple[str, str]:
-        """Ask the questions (by default the five) in both modes.
+    async def start(self, questions: list[str] | None = None) -> Job:
+        """Begin to ask the questions (by default the five) in both modes; it goes on by itself."""
+        body = {"questions": questions} if questions else None
+        headers = {"Prefer": "respond-async"}
+        return _parse(Job, await self._send("POST", "/evaluate", json=body, headers=headers))
 
-        Returns:
-            the evaluation's id and the text of result.txt.
-        """
-        body: Mapping[str, Any] | None = {"questions": questions} if questions else None
-        response = await self._send("POST", "/evaluate", json=body)
-        return response.headers["X-Evaluation-Id"], response.text
+    async def job(self, id: str) -> Job:
+        """Return how far an evaluation is."""
+        return _parse(Job, await self._send("GET", f"/jobs/{id}"))
+
+    async def result(self, job: Job) -> str:
+        """Return the text of result.txt of an evaluation that succeeded."""
+        if job.result is None:
+            raise InternalError(f"The evaluation {job.id} {job.state}: {job.error or 'no reason given'}.")
+        return (await self._send("GET", job.result)).text
 
 
 def _parse(model: type[Model], response: httpx.Response) -> Model:

@@ -1,6 +1,7 @@
 """The generator's routes: ``POST /ask``, ``/adapters``."""
 
 import asyncio
+import itertools
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from services.generator.asking import Asked, Asking
     from services.generator.engine import Engine
 
+RETRY_S = (5, 15, 60)
 log = logging.getLogger("asktwice")
 
 
@@ -39,21 +41,27 @@ class Generator:
 
     async def run(self) -> None:
         """Load the base, then the adapters, then look for new ones until cancelled."""
-        try:
-            self._engine = await asyncio.to_thread(self._load)
-            from services.generator.adapters import Adapters
-            from services.generator.asking import Asking
+        self._engine = await self._load_patiently()
+        from services.generator.adapters import Adapters
+        from services.generator.asking import Asking
 
-            adapters = Adapters(self.settings.home_folder, self._engine)
-            await adapters.scan()
-            self._adapters = adapters
-            self._asking = Asking(self._engine, adapters, self._retriever, self.settings.deadline_s)
-            log.info("generator is ready: %s on the %s", self._engine.base.record.model, self._engine.base.device)
-        except Exception as error:
-            self.failure = f"{self.settings.base} cannot be loaded: {str(error)[:300] or type(error).__name__}"
-            log.exception("the base model cannot be loaded")
-            return
+        adapters = Adapters(self.settings.home_folder, self._engine)
+        await adapters.scan()
+        self._adapters = adapters
+        self._asking = Asking(self._engine, adapters, self._retriever, self.settings.deadline_s)
+        log.info("generator is ready: %s on the %s", self._engine.base.record.model, self._engine.base.device)
         await adapters.watch(self.settings.watch_s)
+
+    async def _load_patiently(self) -> "Engine":
+        """Load the base; where that fails (a hub that is down, a folder not there yet) say so and try again."""
+        for wait_s in itertools.chain(RETRY_S, itertools.repeat(RETRY_S[-1])):
+            try:
+                return await asyncio.to_thread(self._load)
+            except Exception as error:
+                self.failure = f"{self.settings.base} cannot be loaded: {str(error)[:300] or type(error).__name__}"
+                log.warning("%s; trying again in %d s", self.failure, wait_s)
+            await asyncio.sleep(wait_s)
+        raise AssertionError("the waits never end")
 
     def _load(self) -> "Engine":
         from services.generator.engine import Engine

@@ -1,0 +1,76 @@
+"""The command line as a person meets it."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from asktwice.cli import cli
+from asktwice.training import adapter_name
+from tests.integration.conftest import asktwice
+
+COMMANDS = ["demo", "serve", "index", "train", "ask", "evaluate", "doctor"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    shown = CliRunner().invoke(cli, [command, "--help"])
+    assert shown.exit_code == 0
+    assert re.search(rf"Example: .?asktwice {command}", shown.output)
+
+
+def test_all_commands_are_listed() -> None:
+    shown = CliRunner().invoke(cli, ["--help"])
+    assert all(re.search(rf"^│ {command}\s", shown.output, re.MULTILINE) for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["demo", "--data", "nowhere.csv"], "Cannot read nowhere.csv"),
+        (["train", "--data", "nowhere.csv", "--name", "x", "--profile", "demo"], "nowhere.csv"),
+        (["train", "--data", "data/selected_qa_full.csv", "--name", "../x", "--profile", "demo"], "name"),
+        (["index", "nowhere.csv", "--profile", "demo"], "Cannot read nowhere.csv"),
+        (["ask", "  ", "--profile", "demo"], "The question is empty"),
+        (["ask", "q", "--url", "http://127.0.0.1:9"], "cannot be reached"),
+        (["evaluate", "--url", "http://127.0.0.1:9"], "cannot be reached"),
+        (["evaluate", "--questions", "nowhere.txt", "--url", "http://127.0.0.1:9"], "nowhere.txt"),
+    ],
+)
+def test_a_mistake_is_one_plain_line(arguments: list[str], says: str, tmp_path: Path) -> None:
+    done = asktwice(*arguments, "--home", tmp_path / "home")
+    assert done.returncode == 1, done.stderr
+    assert says in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = asktwice("serve", "--port", str(port), "--home", tmp_path, "--profile", "demo")
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_doctor_finds_what_is_missing(tmp_path: Path) -> None:
+    import json
+
+    done = asktwice("doctor", "--json", "--home", tmp_path, "--profile", "demo")
+    found = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    assert found["adapters"]["state"] == "warn"
+    assert "asktwice train" in found["adapters"]["fix"]
+    assert found["4-bit NF4"]["state"] == "ok"
+    assert found["judge"]["state"] == "warn"
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("selected_qa_full.csv", "selected_qa_full"), ("мой файл.csv", "data"), ("my data (2).csv", "my-data-2")],
+)
+def test_an_adapter_is_named_after_its_file(file: str, name: str) -> None:
+    assert adapter_name(Path(file)) == name
