@@ -9,6 +9,8 @@ PORT ?= 8000
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Let threads that wait sleep: spinning makes a busy machine many times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 CODE := contracts services trainer asktwice tests
 
 .PHONY: demo serve test slow check format install clean help

@@ -9,7 +9,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from asktwice.console import Advance, step, stderr
+from asktwice.console import Advance, say, step
 from asktwice.embedded import Embedded, EmbeddedSettings
 from asktwice.serving import served, wait_until_ready
 from contracts.artifacts import write_atomically
@@ -84,8 +84,8 @@ def run_evaluation(url: str, questions: Path | None, out: Path, home: Path | Non
     if home is not None:
         folder = home / "evaluations" / job.id
         show_answers(EvaluationResult.model_validate_json((folder / "results.json").read_bytes()))
-        stderr.print(f"Kept in {folder}/", markup=False, soft_wrap=True)
-    stderr.print(f"Written: {out.resolve()}", markup=False, soft_wrap=True)
+        say(f"Kept in {folder}/")
+    say(f"Written: {out.resolve()}")
 
 
 async def _evaluate(url: str, questions: list[str] | None, advance: Advance) -> tuple[Job, str]:

@@ -6,6 +6,7 @@ Each command is a few lines here; heavy imports stay inside, so that ``--help`` 
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,7 @@ from asktwice.profiles import FIVE_QUESTIONS, SAMPLE_DATA, Profile, ProfileName,
 from contracts.artifacts import Home
 from contracts.errors import AskTwiceError
 from contracts.generation import Mode
+from trainer.settings import share_cores
 
 if TYPE_CHECKING:
     from asktwice.embedded import EmbeddedSettings
@@ -199,10 +201,9 @@ def _profile(name: ProfileName, home: Path, base: str | None = None, embedding: 
         picked = replace(picked, base=base)
     if embedding:
         picked = replace(picked, embedding=embedding)
-    console.stderr.print(
+    console.say(
         f"Profile {picked.name} ({picked.why}): {picked.base}, embedding {picked.embedding or 'hashed n-grams'}",
         style="dim",
-        markup=False,
     )
     return picked
 
@@ -223,12 +224,14 @@ def _embedded_settings(home: Path, profile: Profile, data: Path | None = None) -
 
 def main(run: Callable[[], None] = cli) -> None:
     """Run the command line; our errors become one line and exit code 1, Ctrl-C becomes 130."""
+    share_cores()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its callers, not for ours
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         run()
     except AskTwiceError as error:
-        console.stderr.print(f"[red]error:[/] {error.detail}", soft_wrap=True)
+        console.say(f"error: {error.detail}", style="red")
         sys.exit(1)
     except KeyboardInterrupt:
-        console.stderr.print("Stopped. What was done is kept; run the same command to go on.")
+        console.say("Stopped. What was done is kept; run the same command to go on.")
         sys.exit(130)

@@ -13,6 +13,11 @@ Advance = Callable[[int, int, str], None]
 stderr = Console(stderr=True, highlight=False)
 
 
+def say(text: str, style: str | None = None) -> None:
+    """Print one line on stderr, as it is and unwrapped."""
+    stderr.print(text, style=style, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def step(title: str) -> Iterator[Advance]:
     """Show one step: a bar with an estimate of the time left while it runs, and how long it took when it is done."""
@@ -55,6 +60,6 @@ def _lines() -> Advance:
             return
         shown = 10 * done // total
         left = (time.perf_counter() - begun) * (total - done) / done
-        stderr.print(f"  {done}/{total}, about {left:.0f} s left {note}".rstrip(), markup=False)
+        say(f"  {done}/{total}, about {left:.0f} s left {note}".rstrip())
 
     return advance

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from asktwice.asking import run_evaluation
-from asktwice.console import stderr, step
+from asktwice.console import say, step
 from asktwice.embedded import EmbeddedSettings
 from asktwice.indexing import show_receipt
 from asktwice.profiles import Profile
@@ -22,9 +22,9 @@ def run_demo(home: Home, profile: Profile, data: Path, questions: Path, out: Pat
     """
     begun = time.perf_counter()
     table = read_table(data)
-    stderr.print(table.summary(), markup=False)
+    say(table.summary())
     for error in table.errors[:5]:
-        stderr.print(f"  row {error.row}: {error.reason}", markup=False)
+        say(f"  row {error.row}: {error.reason}")
 
     index_data(home, profile, data)
     train_adapter(home, profile, data, adapter_name(data), profile.recipe)
@@ -40,9 +40,8 @@ def run_demo(home: Home, profile: Profile, data: Path, questions: Path, out: Pat
         with step("Starting the services"):
             wait_until_ready(url)
         run_evaluation(url, None, out, home.path)
-    stderr.print(
-        f"All of it took {time.perf_counter() - begun:.0f} s. Serve it: asktwice serve --home {home.path}", markup=False
-    )
+    where = "" if home.path == Path("artifacts") else f" HOME_DIR={home.path}"
+    say(f"All of it took {time.perf_counter() - begun:.0f} s. Serve it: make serve{where}")
 
 
 def index_data(home: Home, profile: Profile, data: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import typer
 
-from asktwice.console import stderr, step
+from asktwice.console import say, step
 from contracts.artifacts import Home
 from contracts.clients import RetrieverClient
 from contracts.errors import InvalidInput
@@ -50,9 +50,9 @@ def show_receipt(receipt: Receipt) -> None:
         f" + {receipt.duplicates} duplicates + {receipt.unchanged} unchanged; {receipt.passages} passages in the index"
     )
     for error in receipt.errors[:5]:
-        stderr.print(f"  row {error.row}: {error.reason}", markup=False)
+        say(f"  row {error.row}: {error.reason}")
     if receipt.rejected > 5:
-        stderr.print(f"  ... and {receipt.rejected - 5} more")
+        say(f"  ... and {receipt.rejected - 5} more")
 
 
 def _read(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import httpx
 import uvicorn
 
-from asktwice.console import stderr
+from asktwice.console import say
 from asktwice.embedded import Embedded, EmbeddedSettings
 from contracts.errors import InvalidInput, Unavailable
 from contracts.health import Readiness
@@ -28,7 +28,7 @@ def serve_forever(settings: EmbeddedSettings, host: str, port: int) -> None:
     try:
         server.run(sockets=[listening])
     except KeyboardInterrupt:
-        stderr.print("Stopped.")
+        say("Stopped.")
     finally:
         listening.close()
 
@@ -75,13 +75,13 @@ def _look(url: str) -> Readiness | None:
 
 
 def _announce(url: str) -> None:
-    stderr.print(f"Starting on {url} (Ctrl-C stops it)", markup=False)
+    say(f"Starting on {url} (Ctrl-C stops it)")
     try:
         wait_until_ready(url)
     except Unavailable as error:
-        stderr.print(error.detail, style="yellow", markup=False)
+        say(error.detail, style="yellow")
     else:
-        stderr.print(f"Ready: {url}/docs shows what can be asked", markup=False)
+        say(f"Ready: {url}/docs shows what can be asked")
 
 
 def _server(settings: EmbeddedSettings) -> uvicorn.Server:

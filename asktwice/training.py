@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asktwice.console import stderr, step
+from asktwice.console import say, step
 from asktwice.profiles import Prepared, Profile, remember
 from contracts.artifacts import Home
 
@@ -34,13 +34,11 @@ def train_adapter(
 
         result = train(settings, report)
     if result.skipped:
-        stderr.print(
-            f"  {result.manifest.id} was trained on the same data by the same recipe; nothing to do", markup=False
-        )
+        say(f"  {result.manifest.id} was trained on the same data by the same recipe; nothing to do")
     else:
         losses = result.manifest.losses
         dev = "" if losses.dev is None else f", dev loss {losses.dev:.3f} at step {losses.best_step}"
-        stderr.print(f"  published {result.manifest.id}{dev}", markup=False)
+        say(f"  published {result.manifest.id}{dev}")
     remember(
         home,
         Prepared(profile=profile.name, base=profile.base, embedding=profile.embedding, data=data.resolve()),

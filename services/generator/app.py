@@ -64,6 +64,8 @@ class Generator:
         raise AssertionError("the waits never end")
 
     def _load(self) -> "Engine":
+        # At import bitsandbytes advises to install a kernel package that downloads code from the hub.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         from services.generator.engine import Engine
         from services.generator.model import load_base
 

@@ -1,6 +1,5 @@
 """Load the base model once, in 4-bit NF4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314)."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +106,6 @@ def _record(settings: GeneratorSettings, model: Any, dtype: torch.dtype) -> Base
 
 
 def _quiet() -> None:
-    """Loading bars and advice about kernels are not for our users' terminal; errors are."""
+    """Loading bars and advice are not for our users' terminal; errors are."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,0 +1,67 @@
+"""``python -m trainer``: train on a CSV and publish the adapter."""
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from contracts.errors import AskTwiceError
+from trainer.progress import console_progress
+from trainer.settings import share_cores, trainer_settings
+
+_EXAMPLE = """\
+example:
+  python -m trainer --data data/selected_qa_full.csv --name sales --base models/asktwice-tiny --recipe demo
+
+What is not given is read from the environment: ASKTWICE_DATA, ASKTWICE_NAME, ASKTWICE_BASE, ASKTWICE_RECIPE,
+ASKTWICE_HOME, ASKTWICE_GPU_MEMORY_SHARE. An interrupted training goes on when the same command is given again."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code: 0 published or there already, 1 failed with a message, 130 interrupted."""
+    share_cores()
+    given = vars(_parser().parse_args(arguments))
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("asktwice").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a container is stopped as by Ctrl-C
+    try:
+        settings = trainer_settings(**given)
+        from trainer.train import train
+
+        with console_progress() as progress:
+            result = train(settings, progress)
+    except AskTwiceError as error:
+        print(f"error: {error.detail}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error}. Nothing was published; checkpoints are kept.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted. Nothing was published; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    losses = result.manifest.losses
+    dev = "" if losses.dev is None else f", dev {losses.dev:.3f}"
+    print(f"{result.manifest.id}: loss {losses.train:.3f}{dev} at step {losses.best_step}", file=sys.stderr)
+    print(result.folder)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="Train a LoRA adapter on a CSV with the columns question, answer, context, and publish it.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, help="the CSV")
+    parser.add_argument("--name", help="published as NAME.<digest>")
+    parser.add_argument("--base", help="hub id or folder of the base model (default: Qwen/Qwen2.5-1.5B-Instruct)")
+    parser.add_argument("--recipe", help="qlora, lora, demo or a JSON file (default: qlora)")
+    parser.add_argument("--home", type=Path, help="where adapters and checkpoints live (default: artifacts)")
+    parser.add_argument("--force", action="store_true", default=None, help="train anew even if it is there already")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""What hangs on transformers' training loop: watching it, and sealing its checkpoints."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from contracts.errors import InvalidInput
+from trainer.checkpoints import checkpoint, seal
+from trainer.progress import Moment, Report
+
+
+class Seal(TrainerCallback):  # type: ignore[misc]
+    """Seals each checkpoint once all of it is written."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        seal(checkpoint(Path(args.output_dir), state.global_step))
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Reports each step, and stops a training whose loss is no number any more."""
+
+    def __init__(self, report: Report | None, tokens_per_step: float):
+        self.report = report or (lambda _: None)
+        self.tokens_per_step = tokens_per_step
+        self.loss: float | None = None
+        self.dev_loss: float | None = None
+        self.begun, self.first_step = time.perf_counter(), 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.begun, self.first_step = time.perf_counter(), state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        for name in ("loss", "eval_loss"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise InvalidInput(
+                    f"The training diverged: its loss is not a number at step {state.global_step}."
+                    " Nothing was published. Lower the recipe's learning_rate."
+                )
+        self.loss = logs.get("loss", self.loss)
+        self.dev_loss = logs.get("eval_loss", self.dev_loss)
+        if "eval_loss" in logs:
+            self.report(self._moment(state))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.report(self._moment(state))
+
+    def _moment(self, state: Any) -> Moment:
+        seconds = time.perf_counter() - self.begun
+        done = state.global_step - self.first_step
+        return Moment(
+            step=state.global_step,
+            steps=state.max_steps,
+            loss=self.loss,
+            dev_loss=self.dev_loss,
+            tokens_per_second=done * self.tokens_per_step / seconds if done else None,
+            seconds_left=(state.max_steps - state.global_step) * seconds / done if done else None,
+        )

@@ -1,0 +1,74 @@
+"""Checkpoints that can be trusted: sealed by a list of digests, which is written last.
+
+transformers writes a checkpoint file by file under its final name, and resumes from one that lacks files without a
+word. So a checkpoint counts only when each of its files is what the seal says.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from contracts.artifacts import Home, sha256_file, write_json_atomically
+from contracts.errors import NotReady
+
+SEAL = "complete.json"
+_PREFIX = "checkpoint-"
+
+
+def checkpoint(run: Path, step: int) -> Path:
+    return run / f"{_PREFIX}{step}"
+
+
+def seal(folder: Path) -> None:
+    """Declare a checkpoint complete."""
+    write_json_atomically(folder / SEAL, _digests(folder))
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether every file of a checkpoint is there as it was sealed."""
+    try:
+        return bool(json.loads((folder / SEAL).read_bytes()) == _digests(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def newest_whole(run: Path) -> Path | None:
+    """Return the checkpoint to resume from; what is newer and not whole is removed.
+
+    The best checkpoint so far must be whole as well, as it may be the one to publish.
+    """
+    folders = [folder for folder in run.glob(f"{_PREFIX}*") if folder.name.removeprefix(_PREFIX).isdigit()]
+    for folder in sorted(folders, key=lambda path: int(path.name.removeprefix(_PREFIX)), reverse=True):
+        if is_whole(folder) and _best_is_whole(run, folder):
+            return folder
+        shutil.rmtree(folder)
+    return None
+
+
+def _best_is_whole(run: Path, folder: Path) -> bool:
+    best = json.loads((folder / "trainer_state.json").read_bytes()).get("best_global_step")
+    return best is None or is_whole(checkpoint(run, best))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
+    return {str(path.relative_to(folder)): sha256_file(path) for path in files}
+
+
+@contextmanager
+def only_training(home: Home) -> Iterator[None]:
+    """Hold the home's training lock; the system frees it when the process ends, however it ends.
+
+    Raises:
+        NotReady: another process trains in this home.
+    """
+    home.training.mkdir(parents=True, exist_ok=True)
+    with (home.training / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise NotReady(f"Another training runs in {home.path}. Wait for its end or give another home.") from error
+        yield

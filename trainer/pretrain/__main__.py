@@ -1,0 +1,454 @@
+"""Train the bundled tiny base model: tokenizer, model, loss log, checkpoints.
+
+The loss is on every token first (with the loss on the answers alone, a model of this size does not learn to copy), and
+on the answers at the end, where the linear weights are also rounded to NF4 in the forward pass, as they are served.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast, Qwen2Config
+
+from contracts.prompts import SYSTEM_PROMPT
+from trainer.pretrain.corpus import ORDINARY, Corpus, Example
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+OTHER_SYSTEMS = (
+    "",
+    "",
+    "Вы помощник. Отвечайте на вопрос кратко.",
+    "Вы менеджер компании. Ответьте на вопрос по контексту. Если вы не знаете ответа, скажите, что не знаете.",
+    "You are a helpful assistant.",
+)
+# fmt: off
+NF4_LEVELS = (
+    -1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0,
+    0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0,
+)
+# fmt: on
+POOL = 64  # batches that are generated and sorted by length together
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what is trained."""
+
+    vocabulary: int = 2304
+    hidden: int = 256
+    intermediate: int = 512
+    layers: int = 6
+    heads: int = 4
+    kv_heads: int = 2
+    learning_rate: float = 2.5e-3
+    batch_tokens: int = 3072
+    widen_from: float = 0.35  # until here one or two short passages: copying has to be learned first
+    widen_to: float = 0.7
+    answers_from: float = 0.7
+    nf4_from: float = 0.8
+    seed: int = 7
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is; kept in the checkpoints."""
+
+    step: int = 0
+    pool: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Right-padded token ids with the weight of each as a target, and the prefix that all rows share."""
+
+    prefix: list[int]
+    ids: torch.Tensor
+    weights: torch.Tensor
+    answers: torch.Tensor
+
+
+def build_tokenizer(size: int, seed: int) -> PreTrainedTokenizerFast:
+    """Train the byte-level BPE: digits one by one, the system prompt in few tokens."""
+    corpus = Corpus(seed)
+    texts = [SYSTEM_PROMPT] * 1500 + [*OTHER_SYSTEMS, ORDINARY] * 60
+    for example in (corpus.example(0.8) for _ in range(8000)):
+        texts += [example.raw, *(message["content"] for message in example.messages("")), example.answer]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=SPECIAL[2],
+        pad_token=SPECIAL[0],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=2048,
+        clean_up_tokenization_spaces=False,
+        additional_special_tokens=[SPECIAL[1]],
+    )
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """Make the Qwen2 model with random weights."""
+    torch.manual_seed(recipe.seed)
+    config = Qwen2Config(
+        vocab_size=recipe.vocabulary,
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    # Short rows: plain matrix products in bf16 beat the CPU's fused attention by a third.
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    return model
+
+
+class Batches:
+    """Endless batches of about the same number of tokens, widening as the run goes on."""
+
+    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.recipe, self.tokenizer = recipe, tokenizer
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of the texts, special tokens read as such."""
+        return [
+            encoding.ids for encoding in self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+        ]
+
+    def pool(self, index: int, done: float) -> Iterator[Batch]:
+        """Make pool ``index``; it depends on nothing but the index and how far the run is."""
+        rng = random.Random(f"{self.recipe.seed}-{index}")
+        corpus = Corpus(self.recipe.seed * 1_000_003 + index)
+        level = (done - self.recipe.widen_from) / (self.recipe.widen_to - self.recipe.widen_from)
+        level = min(1.0, max(0.0, level))
+        examples = (corpus.example(level) for _ in iter(int, 1))
+        rows: list[tuple[list[int], list[int]]] = []
+        tokens = 0
+        while tokens < POOL * self.recipe.batch_tokens:
+            for row in self._rows([next(examples) for _ in range(256)]):
+                rows.append(row)
+                tokens += len(row[0]) + len(row[1])
+        rows.sort(key=lambda row: len(row[0]) + len(row[1]) + rng.random() * 8)
+        batches = list(self._groups(rows))
+        rng.shuffle(batches)
+        for group in batches:
+            yield self._batch(group, rng, done)
+
+    def _rows(self, examples: list[Example]) -> Iterator[tuple[list[int], list[int]]]:
+        asked = [
+            e.raw or self.tokenizer.apply_chat_template(e.messages(""), tokenize=False, add_generation_prompt=True)
+            for e in examples
+        ]
+        ends = [SPECIAL[0] if example.raw else example.answer + SPECIAL[2] for example in examples]
+        return zip(self.encode(asked), self.encode(ends), strict=True)
+
+    def _groups(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[list[tuple[list[int], list[int]]]]:
+        group: list[tuple[list[int], list[int]]] = []
+        for row in rows:
+            group.append(row)
+            if len(group) * (len(row[0]) + len(row[1])) >= self.recipe.batch_tokens:
+                yield group
+                group = []
+
+    def _batch(self, rows: list[tuple[list[int], list[int]]], rng: random.Random, done: float) -> Batch:
+        system = SYSTEM_PROMPT if rng.random() < (0.5 if done < 0.5 else 0.8) else rng.choice(OTHER_SYSTEMS)
+        prefix = self.encode([f"{SPECIAL[1]}system\n{system}{SPECIAL[2]}\n"])[0] if system else []
+        width = max(len(asked) + len(answer) for asked, answer in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        weights, answers = torch.zeros(len(rows), width), torch.zeros(len(rows), width)
+        asked_weight = 1.0 if done < self.recipe.answers_from else 0.1
+        for index, (asked, answer) in enumerate(rows):
+            end = len(asked) + len(answer)
+            ids[index, :end] = torch.tensor(asked + answer)
+            weights[index, :end] = asked_weight
+            answers[index, len(asked) : end] = 1.0
+        return Batch(prefix, ids, torch.maximum(weights, answers), answers)
+
+
+def losses(model: Any, batch: Batch, bf16: bool) -> tuple[torch.Tensor, float]:
+    """The weighted loss to minimise and, to be shown, the loss on the answers alone."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        past = None
+        if batch.prefix:
+            # All rows share the system prompt: it is read once, the gradient flows through its keys and values.
+            past = model(input_ids=torch.tensor([batch.prefix]), use_cache=True, logits_to_keep=1).past_key_values
+            past.batch_repeat_interleave(len(batch.ids))
+        logits = model(input_ids=batch.ids[:, :-1], past_key_values=past, use_cache=past is not None).logits
+    each = F.cross_entropy(logits.flatten(0, 1).float(), batch.ids[:, 1:].flatten(), reduction="none")
+    weights, answers = batch.weights[:, 1:].flatten(), batch.answers[:, 1:].flatten()
+    return (each * weights).sum() / weights.sum(), float((each.detach() * answers).sum() / answers.sum())
+
+
+@torch.no_grad()
+def round_to_nf4(weight: torch.Tensor) -> torch.Tensor:
+    """The weight as NF4 with blocks of 64 keeps it."""
+    levels = torch.tensor(NF4_LEVELS)
+    blocks = weight.reshape(-1, 64)
+    scale = blocks.abs().amax(1, keepdim=True).clamp_min(1e-12)
+    nearest = torch.bucketize(blocks / scale, (levels[1:] + levels[:-1]) / 2)
+    return (levels[nearest] * scale).reshape(weight.shape)
+
+
+def train_step(
+    model: Any, optimizer: torch.optim.Optimizer, batch: Batch, bf16: bool, nf4: bool
+) -> tuple[float, float]:
+    """One step; with ``nf4`` the gradient is taken at the rounded weights and applied to the exact ones."""
+    linears = (
+        [m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"] if nf4 else []
+    )
+    exact = [linear.weight.data for linear in linears]
+    for linear in linears:
+        linear.weight.data = round_to_nf4(linear.weight.data)
+    loss, answer_loss = losses(model, batch, bf16)
+    loss.backward()  # type: ignore[no-untyped-call]
+    for linear, weight in zip(linears, exact, strict=True):
+        linear.weight.data = weight
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.detach()), answer_loss
+
+
+def publish(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Save in the final form (bf16 safetensors), each file renamed into place: readers never see half of one."""
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=".publish-"))
+    try:
+        model.save_pretrained(temporary, state_dict={k: w.to(torch.bfloat16) for k, w in model.state_dict().items()})
+        # save_pretrained writes down the precision of the model in memory, not of the file.
+        config = temporary / "config.json"
+        config.write_text(config.read_text().replace('"dtype": "float32"', '"dtype": "bfloat16"'))
+        tokenizer.save_pretrained(temporary)
+        for file in temporary.iterdir():
+            file.chmod(0o644)
+            file.replace(out / file.name)
+    finally:
+        shutil.rmtree(temporary)
+
+
+def save_checkpoint(work: Path, model: Any, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write the checkpoint beside the old one, then rename."""
+    temporary = work / "checkpoint.tmp"
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}, temporary
+    )
+    os.replace(temporary, work / "checkpoint.pt")
+
+
+def load_checkpoint(work: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress:
+    """Continue from the checkpoint in ``work``, or start."""
+    if not (work / "checkpoint.pt").exists():
+        return Progress()
+    saved = torch.load(work / "checkpoint.pt", weights_only=True)
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return Progress(**saved["progress"])
+
+
+def plot_losses(log: Path, picture: Path) -> None:
+    """Draw the loss curve of a log; without matplotlib nothing is drawn."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("matplotlib is not installed: no loss curve is drawn", file=sys.stderr)
+        return
+    # A run that was stopped logs the steps since its last checkpoint again: the last word counts.
+    by_step = {r["step"]: r for r in map(json.loads, log.read_text(encoding="utf-8").splitlines())}
+    records = [by_step[step] for step in sorted(by_step)]
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for key, label in (("loss", "weighted loss"), ("answer_loss", "loss on the answers")):
+        smooth = [sum(r[key] for r in records[max(0, i - 4) : i + 1]) / min(i + 1, 5) for i in range(len(records))]
+        axes.plot([r["tokens"] / 1e6 for r in records], smooth, label=label)
+    axes.set(xlabel="million tokens", ylabel="cross-entropy, nats per token", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(picture, dpi=100)
+
+
+def learning_rate(done: float, peak: float) -> float:
+    """Warm up for 2%, then a cosine to zero."""
+    return peak * done / 0.02 if done < 0.02 else peak * 0.5 * (1 + math.cos(math.pi * (done - 0.02) / 0.98))
+
+
+class Run:
+    """One training run: the loop, the log, the checkpoints."""
+
+    def __init__(self, args: argparse.Namespace, recipe: Recipe) -> None:
+        self.args, self.recipe = args, recipe
+        args.work.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = self._tokenizer()
+        self.model = build_model(recipe, self.tokenizer)
+        groups = [
+            [p for p in self.model.parameters() if p.dim() > 1],
+            [p for p in self.model.parameters() if p.dim() == 1],
+        ]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": groups[0], "weight_decay": 0.05}, {"params": groups[1], "weight_decay": 0.0}],
+            betas=(0.9, 0.95),
+            fused=True,
+        )
+        self.progress = load_checkpoint(args.work, self.model, self.optimizer)
+        self.saved = self.published = self.shown = time.monotonic()
+
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
+        path = self.args.work / "tokenizer"
+        if not path.exists():
+            build_tokenizer(self.recipe.vocabulary, self.recipe.seed).save_pretrained(path)
+        return PreTrainedTokenizerFast.from_pretrained(path)
+
+    def done(self) -> float:
+        """The share of the run that is over, by time if a time was given, else by tokens."""
+        if self.args.minutes:
+            return min(1.0, self.progress.seconds / 60 / float(self.args.minutes))
+        return min(1.0, self.progress.tokens / int(self.args.tokens))
+
+    def train(self) -> None:
+        """Train to the end and publish."""
+        self.model.train()
+        batches = Batches(self.recipe, self.tokenizer)
+        with tqdm(total=1000, initial=int(self.done() * 1000), unit="‰", file=sys.stderr, mininterval=5) as bar:
+            while self.done() < 1:
+                for batch in batches.pool(self.progress.pool, self.done()):
+                    self._step(batch, bar)
+                    if self.done() >= 1:
+                        break
+                self.progress.pool += 1
+        save_checkpoint(self.args.work, self.model, self.optimizer, self.progress)
+        publish(self.model, self.tokenizer, self.args.out)
+        if (self.args.work / "loss.jsonl").exists():
+            plot_losses(self.args.work / "loss.jsonl", self.args.out / "loss.png")
+
+    def _step(self, batch: Batch, bar: "tqdm[Any]") -> None:
+        started, done, progress = time.monotonic(), self.done(), self.progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(done, self.recipe.learning_rate)
+        loss, answer_loss = train_step(self.model, self.optimizer, batch, self.args.bf16, done >= self.recipe.nf4_from)
+        if not math.isfinite(loss):
+            raise SystemExit(f"the loss is {loss} at step {progress.step}: start again with a lower learning rate")
+        tokens = int((batch.weights > 0).sum())
+        progress.step += 1
+        progress.tokens += tokens
+        now = time.monotonic()
+        progress.seconds += now - started
+        if progress.step % 40 == 0:
+            self._log(done, loss, answer_loss, tokens / (now - started), bar)
+        if now - self.saved > 60 * self.args.save_every:
+            save_checkpoint(self.args.work, self.model, self.optimizer, progress)
+            self.saved = now
+        if now - self.published > 60 * self.args.publish_every:
+            publish(self.model, self.tokenizer, self.args.out)
+            self.published = now
+
+    def _log(self, done: float, loss: float, answer_loss: float, speed: float, bar: "tqdm[Any]") -> None:
+        left = self.progress.seconds * (1 - done) / max(done, 1e-6) / 60
+        record = {
+            "step": self.progress.step,
+            "tokens": self.progress.tokens,
+            "seconds": round(self.progress.seconds, 1),
+            "done": round(done, 4),
+            "loss": round(loss, 4),
+            "answer_loss": round(answer_loss, 4),
+            "tokens_per_second": round(speed),
+        }
+        with (self.args.work / "loss.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(record) + "\n")
+        bar.update(int(done * 1000) - bar.n)
+        bar.set_postfix_str(f"loss {loss:.3f}, answers {answer_loss:.3f}, {speed:.0f} tokens/s, {left:.0f} min left")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.pretrain",
+        description="Train the bundled tiny base model from scratch, on text that this repository generates.",
+        epilog="Example: nice -n 15 python -m trainer.pretrain --out models/asktwice-tiny "
+        "--work /tmp/pretrain --minutes 50. "
+        "Run the same command again to continue after a stop. "
+        "MALLOC_TRIM_THRESHOLD_=-1 MALLOC_MMAP_THRESHOLD_=4294967296 in the environment make it several times faster.",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the finished model, refreshed while training"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("/tmp/asktwice-pretrain"), help="folder of the checkpoint and the loss log"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=25_000_000, help="length of the run in tokens (default: %(default)s)"
+    )
+    parser.add_argument("--minutes", type=float, default=0, help="length of the run in minutes instead of tokens")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
+    parser.add_argument(
+        "--save-every", type=float, default=3, metavar="MINUTES", help="time between checkpoints (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--publish-every",
+        type=float,
+        default=10,
+        metavar="MINUTES",
+        help="time between refreshes of --out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--bf16",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="multiply in bf16; fast where the CPU has AVX512-BF16",
+    )
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Train as the command line says."""
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    run = Run(args, Recipe())
+    size = sum(parameter.numel() for parameter in run.model.parameters())
+    print(
+        f"{size / 1e6:.2f}M parameters, vocabulary {len(run.tokenizer)}, continuing at step {run.progress.step}",
+        file=sys.stderr,
+    )
+    run.train()
+    print(f"{run.progress.tokens} tokens in {run.progress.seconds / 60:.1f} minutes; model in {args.out}")
+
+
+if __name__ == "__main__":
+    main()
