@@ -30,6 +30,7 @@ COPY --from=dependencies /opt/asktwice /opt/asktwice
 ENV PATH=/opt/asktwice/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    OMP_WAIT_POLICY=PASSIVE \
     HOME=/tmp \
     HF_HOME=/models \
     HF_HUB_DISABLE_TELEMETRY=1 \
