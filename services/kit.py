@@ -18,6 +18,7 @@ from contracts.health import Readiness
 
 MAX_BODY_BYTES = 1_000_000
 MAX_UPLOAD_BYTES = 200_000_000
+MAX_DROPPED_BYTES = 64_000_000
 PROBLEM_JSON = "application/problem+json"
 
 log = logging.getLogger("asktwice")
@@ -142,7 +143,11 @@ def _http_problem(error: HTTPException) -> Problem:
 
 
 class BodyLimit:
-    """Refuse a body over the limit with 413 before it is read whole; multipart uploads have a limit of their own."""
+    """Answer 413 to a body over the limit; multipart uploads have a limit of their own.
+
+    The rest of the body is read and dropped first, as far as it is not absurd: a client, or a gateway, that is still
+    sending when the connection closes would see a broken connection in place of the answer.
+    """
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -155,19 +160,23 @@ class BodyLimit:
         limit = MAX_UPLOAD_BYTES if upload else MAX_BODY_BYTES
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
+            await _drop_body(receive)
             return await _too_large(limit)(scope, receive, send)
-        seen, started = 0, False
+        seen, started, more = 0, False, True
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal seen, more
             message = await receive()
             seen += len(message.get("body", b""))
+            more = message.get("more_body", False)
             if seen > limit:
                 raise HTTPException(413, f"The body is over {limit // 1_000_000} MB.")
             return message
 
         async def watched(message: Message) -> None:
             nonlocal started
+            if seen > limit and more and not started:
+                await _drop_body(receive)
             started = True
             await send(message)
 
@@ -176,7 +185,19 @@ class BodyLimit:
         except HTTPException:
             if started or seen <= limit:
                 raise
+            if more:
+                await _drop_body(receive)
             await _too_large(limit)(scope, receive, send)
+
+
+async def _drop_body(receive: Receive) -> None:
+    """Read what is left of a body, up to ``MAX_DROPPED_BYTES``."""
+    dropped = 0
+    while dropped < MAX_DROPPED_BYTES:
+        message = await receive()
+        dropped += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
 
 
 def _too_large(limit: int) -> Response:

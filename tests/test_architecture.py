@@ -1,5 +1,6 @@
 """The import contracts of pyproject.toml hold, and importing a package does nothing heavy."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_only_the_settings_read_the_environment() -> None:
 
 
 def test_nothing_dangerous_is_called() -> None:
-    forbidden = ("pickle.load", "torch.load(", "shell=True", "trust_remote_code=True", "eval(", "yaml.load(", "exec(")
+    forbidden = ("pickle.load", "shell=True", "trust_remote_code=True", "eval(", "yaml.load(", "exec(")
     found = [
         f"{path.relative_to(ROOT)}: {word}"
         for package in ("contracts", "services", "trainer", "asktwice")
@@ -56,3 +57,6 @@ def test_nothing_dangerous_is_called() -> None:
         if f" {word}" in (text := path.read_text(encoding="utf-8")) or f"({word}" in text or f"={word}" in text
     ]
     assert found == []
+    for path in (ROOT / "trainer").rglob("*.py"):  # only there, on our own checkpoints
+        for call in re.findall(r"torch\.load\(.*", path.read_text(encoding="utf-8")):
+            assert "weights_only=True" in call

@@ -66,7 +66,7 @@ def test_the_routes_are_those_of_the_embedded_mode() -> None:
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Says who it is; streams events until told to go on; refuses a large body before it has read it."""
+    """Says who it is; streams events until told to go on; refuses a large body as the services do."""
 
     protocol_version = "HTTP/1.1"
 
@@ -77,10 +77,10 @@ class Upstream(BaseHTTPRequestHandler):
             self._answer(200, f"{self.server.name} {self.path}")  # type: ignore[attr-defined]
 
     def do_POST(self) -> None:
-        if int(self.headers.get("Content-Length", 0)) > 1_000_000:
-            self.close_connection = True
+        length = int(self.headers.get("Content-Length", 0))
+        self.rfile.read(length)
+        if length > 1_000_000:
             return self._answer(413, "too large")
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.do_GET()
 
     def _answer(self, status: int, text: str) -> None:

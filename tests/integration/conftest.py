@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,9 +106,14 @@ def _ready(url: str, process: "subprocess.Popen[str]", log: Path) -> bool:
         return False
 
 
+def copied_home(demo: Demo, folder: Path) -> Path:
+    """Return a copy of what the demo prepared: an index is opened by one process at a time."""
+    return Path(shutil.copytree(demo.home, folder / "artifacts"))
+
+
 @pytest.fixture(scope="session")
-def url(demo: Demo) -> Iterator[str]:
-    with asktwice_serve(demo.home) as (url, _):
+def url(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with asktwice_serve(copied_home(demo, tmp_path_factory.mktemp("served"))) as (url, _):
         yield url
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from contracts.table import read_table
-from tests.integration.conftest import Demo, asktwice_serve
+from tests.integration.conftest import Demo, asktwice_serve, copied_home
 from tests.serving import AWKWARD_BODIES, MALFORMED_BODIES
 
 DATA = os.environ.get("ASKTWICE_TEST_DATA")
@@ -105,8 +105,9 @@ def test_pages_of_operations(client: httpx.Client) -> None:
     assert (nothing.status_code, nothing.json()["code"]) == (404, "not_found")
 
 
-def test_ctrl_c_ends_cleanly_even_while_answering(demo: Demo) -> None:
-    with asktwice_serve(demo.home) as (url, process), ThreadPoolExecutor(4) as clients:
+def test_ctrl_c_ends_cleanly_even_while_answering(demo: Demo, tmp_path: Path) -> None:
+    home = copied_home(demo, tmp_path)
+    with asktwice_serve(home) as (url, process), ThreadPoolExecutor(4) as clients:
         asking = [clients.submit(httpx.post, f"{url}/ask?mode=ft", json={"question": "Привет"}, timeout=60)]
         httpx.get(f"{url}/healthz")
         process.send_signal(signal.SIGINT)
@@ -114,7 +115,7 @@ def test_ctrl_c_ends_cleanly_even_while_answering(demo: Demo) -> None:
         for request in asking:
             error = request.exception()
             assert error is not None or request.result().status_code in (200, 503)
-    log = (demo.home / "serve.log").read_text(encoding="utf-8")
+    log = (home / "serve.log").read_text(encoding="utf-8")
     assert "Stopped." in log
     assert "Traceback" not in log
 

@@ -201,14 +201,20 @@ def test_without_a_questions_file_it_says_which_is_missing(evaluator: Build, set
     assert "none.txt" in response.json()["detail"]
 
 
-def test_the_typed_client_gets_the_id_and_the_text(evaluator: Build, settings: EvaluatorSettings) -> None:
-    async def ask() -> tuple[str, str]:
+def test_the_typed_client_follows_a_job_to_its_text(evaluator: Build, settings: EvaluatorSettings) -> None:
+    async def ask() -> str:
         async with opened(evaluator(settings)) as http:
-            return await EvaluatorClient(http).evaluate(["Сколько стоит?"])
+            client = EvaluatorClient(http)
+            job = await client.start(["Сколько стоит?"])
+            assert job.id.startswith("ev_")
+            async with asyncio.timeout(20):
+                while job.state in ("queued", "running"):
+                    await asyncio.sleep(0)
+                    job = await client.job(job.id)
+            assert (job.state, job.done, job.total) == ("succeeded", 2, 2)
+            return await client.result(job)
 
-    id, text = run(ask())
-    assert id.startswith("ev_")
-    assert questions_of(text) == ["Сколько стоит?"] * 2
+    assert questions_of(run(ask())) == ["Сколько стоит?"] * 2
 
 
 def test_a_generator_that_is_not_there_is_503_and_the_job_says_so(

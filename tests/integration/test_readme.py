@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import BIN, ROOT, Demo, asktwice_serve, clean_environment
+from tests.integration.conftest import BIN, ROOT, Demo, clean_environment, copied_home
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -46,28 +46,26 @@ def test_every_link_leads_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
 
 
-def test_every_other_command_works_on_what_the_demo_prepared(demo: Demo, tmp_path: Path) -> None:
+def test_every_other_command_works_on_what_the_demo_prepared(demo: Demo, url: str, tmp_path: Path) -> None:
+    home = copied_home(demo, tmp_path)
     assert len(SERVED) >= 12
     tools = tmp_path / ".venv" / "bin"
     tools.mkdir(parents=True)
     (tools / "asktwice").symlink_to(BIN / "asktwice")
     (tmp_path / "data").symlink_to(ROOT / "data")
-    with asktwice_serve(demo.home) as (url, _):
-        for command in SERVED:
-            here = command.replace("http://127.0.0.1:8000", url)
-            if "--url" not in here and "ask " in here:
-                here += f" --url {url}"  # the home is in use by the server of this test
-            done = subprocess.run(
-                ["bash", "-c", here.replace("curl ", "curl --fail-with-body ")],
-                cwd=tmp_path,
-                env=clean_environment(ASKTWICE_HOME=str(demo.home)),
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=300,
-            )
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-            assert done.stdout.strip() or "evaluate" in command, command
+    for command in SERVED:
+        here = command.replace("http://127.0.0.1:8000", url).replace("curl ", "curl --fail-with-body ")
+        done = subprocess.run(
+            ["bash", "-c", here],
+            cwd=tmp_path,
+            env=clean_environment(ASKTWICE_HOME=str(home)),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert done.stdout.strip() or "evaluate" in command, command
 
 
 def test_make_serve_serves_what_the_demo_prepared(demo: Demo) -> None:
