@@ -1,20 +1,22 @@
 """Ask one question, or evaluate, through a running server or with the services opened in this process."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from asktwice.console import Advance, say, step
-from asktwice.embedded import Embedded, EmbeddedSettings
+from asktwice.embedded import EmbeddedSettings
 from asktwice.serving import served, wait_until_ready
 from contracts.artifacts import write_atomically
 from contracts.clients import EvaluatorClient, GeneratorClient
-from contracts.errors import InvalidInput, Unavailable
+from contracts.errors import InvalidInput
 from contracts.evaluation import EvaluationResult, Job, ModeAnswer
 from contracts.generation import Answer, AskRequest, Mode
 
@@ -24,55 +26,52 @@ POLL_S = 0.2
 def ask_once(
     question: str, mode: Mode, adapter: str | None, url: str | None, settings: EmbeddedSettings | None
 ) -> Answer:
-    """Return the answer to one question.
+    """Return the answer to one question, from a running server or from one that is started for it.
 
     Raises:
         AskTwiceError: as the services say.
     """
-    if not question.strip():
-        raise InvalidInput("The question is empty.")
-    return asyncio.run(_ask(AskRequest(question=question, adapter=adapter), mode, url, settings))
+    try:
+        request = AskRequest(question=question, adapter=adapter)
+    except ValidationError as error:
+        raise InvalidInput("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from error
+    with _server_for(url, settings) as there:
+        return asyncio.run(_ask(there, request, mode))
 
 
-async def _ask(request: AskRequest, mode: Mode, url: str | None, settings: EmbeddedSettings | None) -> Answer:
-    async with _generator(url, settings) as generator:
-        return await generator.ask(request, mode)
+async def _ask(url: str, request: AskRequest, mode: Mode) -> Answer:
+    async with httpx.AsyncClient(base_url=url, timeout=600) as http:
+        return await GeneratorClient(http).ask(request, mode)
 
 
-@asynccontextmanager
-async def _generator(url: str | None, settings: EmbeddedSettings | None) -> AsyncIterator[GeneratorClient]:
+@contextmanager
+def _server_for(url: str | None, settings: EmbeddedSettings | None) -> Iterator[str]:
     if url:
-        async with httpx.AsyncClient(base_url=url, timeout=600) as http:
-            yield GeneratorClient(http)
-        return
-    assert settings is not None
-    app = Embedded(settings)
-    async with app.running():
-        generator = GeneratorClient(app.client("generator"))
-        with step("Opening the model and the index"):
-            await _until_ready(app)
-        yield generator
-
-
-async def _until_ready(app: Embedded) -> None:
-    async with app.client("evaluator") as http:
-        while not (state := (await http.get("/readyz")).json())["ready"]:
-            broken = [check for check in state["checks"].values() if "loading" not in check and "indexing" not in check]
-            if broken and not any(check == "ok" or "loading" in check for check in state["checks"].values()):
-                raise Unavailable("; ".join(broken))
-            await asyncio.sleep(POLL_S)
-
-
-def evaluate_once(questions: Path | None, out: Path, url: str | None, settings: EmbeddedSettings | None) -> None:
-    """Ask all questions both ways, write result.txt, show the answers side by side."""
-    if url:
-        run_evaluation(url, questions, out)
+        yield url
         return
     assert settings is not None
     with served(settings) as local:
         with step("Opening the model and the index"):
             wait_until_ready(local)
-        run_evaluation(local, questions, out, settings.home)
+        yield local
+
+
+def evaluate_once(questions: Path | None, out: Path, url: str | None, settings: EmbeddedSettings | None) -> None:
+    """Ask all questions both ways, write result.txt, show the answers side by side."""
+    check_out(out)
+    with _server_for(url, settings) as there:
+        run_evaluation(there, questions, out, settings.home if settings and not url else None)
+
+
+def check_out(out: Path) -> None:
+    """Find out before the work, not after it, whether result.txt can be written.
+
+    Raises:
+        InvalidInput: it is a folder, or its folder is not there or cannot be written.
+    """
+    folder = out.resolve().parent
+    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InvalidInput(f"Cannot write {out}: give --out the name of a file in a folder that can be written.")
 
 
 def run_evaluation(url: str, questions: Path | None, out: Path, home: Path | None = None) -> None:

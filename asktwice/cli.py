@@ -5,6 +5,7 @@ Each command is a few lines here; heavy imports stay inside, so that ``--help`` 
 
 import json
 import logging
+import sqlite3
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asktwice import console
-from asktwice.profiles import FIVE_QUESTIONS, SAMPLE_DATA, Profile, ProfileName, choose, remembered
+from asktwice.profiles import FIVE_QUESTIONS, SAMPLE_DATA, Prepared, Profile, ProfileName, choose, remembered
 from contracts.artifacts import Home
-from contracts.errors import AskTwiceError
+from contracts.errors import AskTwiceError, InvalidInput
 from contracts.generation import Mode
 from trainer.settings import share_cores
 
@@ -109,7 +110,7 @@ def index(
     if url:
         add_through(url, paths)
     else:
-        add_to(Home(path=home), _profile(profile, home, embedding=embedding).embedding, paths)
+        add_to(Home(path=home), _profile(profile, home, embedding=embedding), paths)
 
 
 @cli.command(epilog="Example: `asktwice train --data my.csv --name support`")
@@ -217,9 +218,17 @@ def _embedded_settings(home: Path, profile: Profile, data: Path | None = None) -
         profile=profile.name,
         base=profile.base,
         embedding=profile.embedding,
-        data=data or (prepared.data if prepared else SAMPLE_DATA),
+        data=_data_to_serve(data, prepared),
         questions=FIVE_QUESTIONS,
     )
+
+
+def _data_to_serve(given: Path | None, prepared: Prepared | None) -> Path | None:
+    """A file that is named must be there; the one of the last demo may be gone, then what is indexed is served."""
+    if given is not None and not given.is_file():
+        raise InvalidInput(f"There is no file {given}.")
+    remembered_file = prepared.data if prepared else None
+    return given or (remembered_file if remembered_file and remembered_file.is_file() else None)
 
 
 def main(run: Callable[[], None] = cli) -> None:
@@ -232,6 +241,9 @@ def main(run: Callable[[], None] = cli) -> None:
     except AskTwiceError as error:
         console.say(f"error: {error.detail}", style="red")
         sys.exit(1)
+    except (OSError, sqlite3.DatabaseError) as error:
+        console.say(f"error: {error}", style="red")
+        sys.exit(1)
     except KeyboardInterrupt:
-        console.say("Stopped. What was done is kept; run the same command to go on.")
+        console.say("Stopped.")
         sys.exit(130)

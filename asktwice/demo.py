@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from asktwice.asking import run_evaluation
+from asktwice.asking import check_out, run_evaluation
 from asktwice.console import say, step
 from asktwice.embedded import EmbeddedSettings
 from asktwice.indexing import show_receipt
@@ -21,6 +21,7 @@ def run_demo(home: Home, profile: Profile, data: Path, questions: Path, out: Pat
         InvalidInput: the data is refused; nothing was started.
     """
     begun = time.perf_counter()
+    check_out(out)
     table = read_table(data)
     say(table.summary())
     for error in table.errors[:5]:

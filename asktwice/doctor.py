@@ -138,7 +138,9 @@ def _index(home: Home) -> Finding:
     prepared = remembered(home)
     if not any(home.indexes.glob("*")):
         return Finding("index", "warn", "none", "Build one: asktwice index FILE (or make demo)")
-    return Finding("index", "ok", f"in {home.indexes}" + (f", from {prepared.data.name}" if prepared else ""))
+    return Finding(
+        "index", "ok", f"in {home.indexes}" + (f", from {prepared.data.name}" if prepared and prepared.data else "")
+    )
 
 
 def _questions() -> Finding:

@@ -47,8 +47,8 @@ class EmbeddedSettings(BaseModel):
     profile: str
     base: str
     embedding: str | None
-    data: Path
-    """Indexed at start unless the index holds it; its name stands in result.txt."""
+    data: Path | None
+    """Indexed at start unless the index holds it; None serves what is indexed."""
     questions: Path
 
 
@@ -62,30 +62,28 @@ class Embedded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._own(scope, receive, send)
-        first = scope["path"].split("/", 2)[1]
+        first = scope["path"].removeprefix("/").partition("/")[0]
         part = self.parts.get(ROUTES.get(first, ""), self._own)
         return await part(scope, receive, send)
 
-    def client(self, name: str) -> httpx.AsyncClient:
-        """Return a client of one service over the in-process transport."""
-        return _inside(self.parts[name])
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Open the services without a port, for one command."""
-        async with self._own.router.lifespan_context(self._own):
-            yield
+    async def end_evaluations(self) -> None:
+        """End the evaluations that run; what they had is kept, and who waits for them is told."""
+        jobs = getattr(self.parts["evaluator"].state, "jobs", None)
+        if jobs is not None:
+            await jobs.close()
 
 
 def _build(settings: EmbeddedSettings) -> dict[str, FastAPI]:
     home = settings.home
-    data = settings.data if settings.data.is_file() else None
-    retriever = create_retriever(RetrieverSettings(home=home, data=data, embedding=settings.embedding))
+    retriever = create_retriever(RetrieverSettings(home=home, data=settings.data, embedding=settings.embedding))
     generator = create_generator(
         GeneratorSettings(home=home, base=settings.base, profile=settings.profile), RetrieverClient(_inside(retriever))
     )
+    asked = EvaluatorSettings(home=home, questions=settings.questions)
+    if settings.data is not None:
+        asked = asked.model_copy(update={"data": settings.data})
     evaluator = create_evaluator(
-        EvaluatorSettings(home=home, data=settings.data, questions=settings.questions),
+        asked,
         GeneratorClient(_inside(generator)),
         RetrieverClient(_inside(retriever)),
     )

@@ -7,18 +7,19 @@ import httpx
 import typer
 
 from asktwice.console import say, step
+from asktwice.profiles import Prepared, Profile, remember, remembered
 from contracts.artifacts import Home
 from contracts.clients import RetrieverClient
 from contracts.errors import InvalidInput
 from contracts.retrieval import Receipt
 
 
-def add_to(home: Home, embedding: str | None, paths: list[Path]) -> None:
+def add_to(home: Home, profile: Profile, paths: list[Path]) -> None:
     """Index files into the home's own index, with a bar for each."""
     from services.retriever.retriever import Retriever
     from services.retriever.settings import RetrieverSettings
 
-    retriever = Retriever.open(RetrieverSettings(home=home.path, embedding=embedding))
+    retriever = Retriever.open(RetrieverSettings(home=home.path, embedding=profile.embedding))
     try:
         for path in paths:
             with step(f"Indexing {path.name}") as advance:
@@ -28,6 +29,9 @@ def add_to(home: Home, embedding: str | None, paths: list[Path]) -> None:
             show_receipt(receipt)
     finally:
         retriever.close()
+    before = remembered(home)
+    data = before.data if before else None
+    remember(home, Prepared(profile=profile.name, base=profile.base, embedding=profile.embedding, data=data))
 
 
 def add_through(url: str, paths: list[Path]) -> None:

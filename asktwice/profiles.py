@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -24,31 +25,38 @@ class ProfileName(StrEnum):
     demo = "demo"
 
 
+RealProfile = Literal[ProfileName.gpu, ProfileName.cpu, ProfileName.demo]
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """``embedding`` None is the built-in hashed n-gram vector; ``why`` says why this one was picked."""
 
-    name: str
+    name: RealProfile
     base: str
     embedding: str | None
     recipe: str
     why: str
 
 
-PROFILES = {
-    ProfileName.gpu: Profile("gpu", "Qwen/Qwen2.5-1.5B-Instruct", MULTILINGUAL_EMBEDDING, "qlora", "as asked"),
-    ProfileName.cpu: Profile("cpu", "Qwen/Qwen2.5-0.5B-Instruct", MULTILINGUAL_EMBEDDING, "qlora", "as asked"),
-    ProfileName.demo: Profile("demo", str(BUNDLED_MODEL), None, "demo", "as asked"),
+PROFILES: dict[RealProfile, Profile] = {
+    ProfileName.gpu: Profile(
+        ProfileName.gpu, "Qwen/Qwen2.5-1.5B-Instruct", MULTILINGUAL_EMBEDDING, "qlora", "as asked"
+    ),
+    ProfileName.cpu: Profile(
+        ProfileName.cpu, "Qwen/Qwen2.5-0.5B-Instruct", MULTILINGUAL_EMBEDDING, "qlora", "as asked"
+    ),
+    ProfileName.demo: Profile(ProfileName.demo, str(BUNDLED_MODEL), None, "demo", "as asked"),
 }
 
 
 class Prepared(BaseModel):
     """What a home was prepared with, so that serving it needs no arguments. Kept in ``prepared.json``."""
 
-    profile: str
+    profile: RealProfile
     base: str
     embedding: str | None
-    data: Path
+    data: Path | None = None
 
 
 def remember(home: Home, prepared: Prepared) -> None:
@@ -70,7 +78,7 @@ def choose(name: ProfileName, home: Home) -> Profile:
         return PROFILES[name]
     prepared = remembered(home)
     if prepared is not None:
-        known = PROFILES.get(ProfileName(prepared.profile), PROFILES[ProfileName.demo])
+        known = PROFILES[prepared.profile]
         why = f"{home.path}/ was prepared with it"
         return replace(known, base=prepared.base, embedding=prepared.embedding, why=why)
     if _has_gpu():

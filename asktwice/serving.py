@@ -14,6 +14,10 @@ from asktwice.embedded import Embedded, EmbeddedSettings
 from contracts.errors import InvalidInput, Unavailable
 from contracts.health import Readiness
 
+PATIENCE_S = 5.0
+ON_ITS_WAY = ("loading", "is being opened", "waits for", "indexing", "starting")
+"""What services say of things that need only time."""
+
 
 def serve_forever(settings: EmbeddedSettings, host: str, port: int) -> None:
     """Serve until Ctrl-C; say when everything is ready, or what is not.
@@ -24,7 +28,7 @@ def serve_forever(settings: EmbeddedSettings, host: str, port: int) -> None:
     listening = _listen(host, port)
     url = _url(listening)
     threading.Thread(target=_announce, args=(url,), daemon=True).start()
-    server = _server(settings)
+    server = _Server(settings)
     try:
         server.run(sockets=[listening])
     except KeyboardInterrupt:
@@ -37,7 +41,7 @@ def serve_forever(settings: EmbeddedSettings, host: str, port: int) -> None:
 def served(settings: EmbeddedSettings) -> Iterator[str]:
     """Serve on a free port of this machine; yield the URL."""
     listening = _listen("127.0.0.1", 0)
-    server = _server(settings)
+    server = _Server(settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
@@ -48,23 +52,33 @@ def served(settings: EmbeddedSettings) -> Iterator[str]:
         listening.close()
 
 
-def wait_until_ready(url: str, within_s: float = 600.0) -> None:
-    """Return once ``/readyz`` says so.
+def wait_until_ready(url: str, within_s: float = 3600.0) -> None:
+    """Return once ``/readyz`` says so. Loading and indexing may take their time, an obstacle may not.
 
     Raises:
-        Unavailable: it does not within the time; the message says what is missing.
+        Unavailable: something stands in the way, for ``PATIENCE_S`` on end; the message says what.
     """
     end = time.monotonic() + within_s
-    state = Readiness(ready=False, checks={"server": "starting"})
+    obstacles, since = "", time.monotonic()
     while time.monotonic() < end:
-        state = _look(url) or state
-        if state.ready:
+        state = _look(url)
+        if state is not None and state.ready:
             return
-        if any("cannot be loaded" in check for check in state.checks.values()):
+        now = _obstacles(state)
+        if now != obstacles:
+            obstacles, since = now, time.monotonic()
+        if obstacles and time.monotonic() - since > PATIENCE_S:
             break
         time.sleep(0.1)
-    missing = "; ".join(f"{name}: {check}" for name, check in state.checks.items() if check != "ok")
-    raise Unavailable(f"The services are not ready: {missing}")
+    raise Unavailable(f"The services are not ready: {obstacles or 'they are still starting'}")
+
+
+def _obstacles(state: Readiness | None) -> str:
+    """Return what is missing and not on its way."""
+    if state is None:
+        return ""
+    parts = [part for check in state.checks.values() if check != "ok" for part in check.split("; ")]
+    return "; ".join(part for part in parts if not any(word in part for word in ON_ITS_WAY))
 
 
 def _look(url: str) -> Readiness | None:
@@ -84,10 +98,18 @@ def _announce(url: str) -> None:
         say(f"Ready: {url}/docs shows what can be asked")
 
 
-def _server(settings: EmbeddedSettings) -> uvicorn.Server:
-    return uvicorn.Server(
-        uvicorn.Config(Embedded(settings), log_level="warning", timeout_graceful_shutdown=20, log_config=None)
-    )
+class _Server(uvicorn.Server):
+    """Ends evaluations as soon as it is told to stop: who waits for one gets an answer, and the stop does not wait."""
+
+    def __init__(self, settings: EmbeddedSettings):
+        self.embedded = Embedded(settings)
+        super().__init__(
+            uvicorn.Config(self.embedded, log_level="warning", timeout_graceful_shutdown=20, log_config=None)
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.embedded.end_evaluations()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:

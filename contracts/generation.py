@@ -89,6 +89,8 @@ class AdapterInfo(BaseModel):
     modes: list[Mode]
     reason: str | None = None
     """Why a refused adapter was refused."""
+    data_file: str | None = None
+    """Name of the file that it was trained on."""
 
 
 class GeneratorInfo(BaseModel):

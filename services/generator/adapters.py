@@ -5,9 +5,11 @@ Clients name adapters by id only, never by path.
 """
 
 import asyncio
+import hashlib
 import json
 import logging
 import math
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +20,6 @@ from contracts.artifacts import (
     ADAPTER_WEIGHTS,
     MANIFEST,
     AdapterManifest,
-    BaseModelRecord,
     Home,
     adapter_digest,
     published_adapters,
@@ -27,8 +28,22 @@ from contracts.artifacts import (
 from contracts.errors import AdapterMissing, InvalidInput, NotFound
 from contracts.generation import AdapterInfo, Mode
 from services.generator.engine import Engine
+from services.generator.model import Base
 
 MAX_RANK = 256
+NOT_SERVED = (
+    "alpha_pattern",
+    "auto_mapping",
+    "exclude_modules",
+    "layer_replication",
+    "layers_to_transform",
+    "modules_to_save",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_dora",
+)
+"""Settings of PEFT that would change what is checked here."""
 log = logging.getLogger("asktwice")
 
 
@@ -50,25 +65,34 @@ class Entry:
             created=manifest.created,
             modes=manifest.modes,
             reason=self.reason,
+            data_file=manifest.data.file,
         )
 
 
 class Adapters:
     """The adapters of one home on one engine. Used from the event loop only; heavy work goes to threads."""
 
-    def __init__(self, home: Home, engine: Engine):
+    def __init__(self, home: Home, engine: Engine, system_prompt: str):
         self._home = home
+        self._system_prompt = system_prompt
         self._engine = engine
         self._entries: dict[str, Entry] = {}
         self._scanning = asyncio.Lock()
         self._seen: list[tuple[str, int]] | None = None
+        self._working: set[asyncio.Task[None]] = set()
 
     def listing(self) -> list[AdapterInfo]:
         """Newest first."""
         return [entry.info() for entry in self._newest_first()]
 
     async def scan(self) -> None:
-        """Look at the folder once: check and load what is new, forget and unload what is gone."""
+        """Look at the folder once: check and load what is new, forget and unload what is gone.
+
+        Goes on when the one who asked is cancelled: others may be waiting for the same adapter.
+        """
+        await self._to_its_end(self._scan())
+
+    async def _scan(self) -> None:
         async with self._scanning:
             seen = await asyncio.to_thread(_look, self._home.adapters)
             if seen == self._seen:
@@ -84,6 +108,12 @@ class Adapters:
                     entry = self._entries[id] = Entry(manifest)
                     await self._bring_in(entry)
             self._seen = seen
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+        await asyncio.shield(task)
 
     async def watch(self, every_s: float) -> None:
         """Scan again and again until cancelled."""
@@ -129,7 +159,7 @@ class Adapters:
         await self.scan()
         entry = self._entry(id)
         if entry.state != "ready":
-            await self._bring_in(entry)
+            await self._to_its_end(self._bring_in(entry))
         return entry.info()
 
     async def unload(self, id: str) -> AdapterInfo:
@@ -162,7 +192,7 @@ class Adapters:
         folder = self._home.adapters / entry.manifest.id
         entry.state, entry.reason = "loading", None
         try:
-            await asyncio.to_thread(check, folder, entry.manifest, self._engine.base.record)
+            await asyncio.to_thread(check, folder, entry.manifest, self._engine.base, self._system_prompt)
             await asyncio.wrap_future(self._engine.load(entry.manifest.id, folder))
         except Exception as error:
             entry.state, entry.reason = "refused", str(error)[:500] or type(error).__name__
@@ -180,19 +210,15 @@ def _look(folder: Path) -> list[tuple[str, int]]:
         return []
 
 
-def check(folder: Path, manifest: AdapterManifest, base: BaseModelRecord) -> None:
+def check(folder: Path, manifest: AdapterManifest, base: Base, system_prompt: str) -> None:
     """Check a published adapter before it comes near the model.
 
     Raises:
         ValueError: it does not belong to this base, was changed or cut, or would not compute; the message says which.
     """
-    own = manifest.base
-    if (own.model, own.revision) != (base.model, base.revision):
-        raise ValueError(
-            f"it was trained on {own.model} ({own.revision[:19]}), this is {base.model} ({base.revision[:19]})"
-        )
-    if own.quantization != base.quantization:
-        raise ValueError(f"it was trained on a base with quantization {own.quantization}, this has {base.quantization}")
+    _check_base(manifest, base)
+    if manifest.system_prompt_sha256 != hashlib.sha256(system_prompt.encode()).hexdigest():
+        raise ValueError("it was trained with another system prompt (ASKTWICE_SYSTEM_PROMPT)")
     for name, digest in manifest.files.items():
         if name != Path(name).name or not (folder / name).is_file() or (folder / name).is_symlink():
             raise ValueError(f"{name} is missing")
@@ -202,26 +228,58 @@ def check(folder: Path, manifest: AdapterManifest, base: BaseModelRecord) -> Non
         raise ValueError("the manifest does not vouch for the weights and their configuration")
     if not manifest.id.endswith("." + adapter_digest(folder)):
         raise ValueError("the id does not match the content")
-    _check_config(json.loads((folder / ADAPTER_CONFIG).read_bytes()))
-    _check_finite(folder / ADAPTER_WEIGHTS)
+    config = json.loads((folder / ADAPTER_CONFIG).read_bytes())
+    _check_config(config)
+    _check_tensors(folder / ADAPTER_WEIGHTS, _expected_tensors(config, base.linears))
+
+
+def _check_base(manifest: AdapterManifest, base: Base) -> None:
+    own, here = manifest.base, base.record
+    if (own.model, own.revision) != (here.model, here.revision):
+        raise ValueError(
+            f"it was trained on {own.model} ({own.revision[:19]}), this is {here.model} ({here.revision[:19]})"
+        )
+    if own.quantization != here.quantization:
+        raise ValueError(f"it was trained on a base with quantization {own.quantization}, this has {here.quantization}")
 
 
 def _check_config(config: Any) -> None:
-    rank, alpha = config.get("r"), config.get("lora_alpha")
+    rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
     if config.get("peft_type") != "LORA":
         raise ValueError(f"peft_type is {config.get('peft_type')!r}; only LORA is served")
     if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
         raise ValueError(f"the rank {rank!r} is not between 1 and {MAX_RANK}")
     if not isinstance(alpha, int | float) or not math.isfinite(alpha) or not 0 < alpha / rank <= 64:
         raise ValueError(f"lora_alpha {alpha!r} is out of bounds for rank {rank}")
-    for key in ("modules_to_save", "auto_mapping", "layer_replication", "use_dora", "trainable_token_indices"):
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise ValueError("target_modules is not a list of names")
+    if config.get("bias", "none") != "none":
+        raise ValueError("trained biases are not served")
+    for key in NOT_SERVED:
         if config.get(key):
             raise ValueError(f"{key} is not served")
 
 
-def _check_finite(weights: Path) -> None:
+def _expected_tensors(config: Any, linears: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Return the name and shape of every tensor that PEFT will look for: A is [rank, inputs], B [outputs, rank]."""
+    rank, expected = config["r"], {}
+    for name, (outputs, inputs) in linears.items():
+        if any(name == target or name.endswith(f".{target}") for target in config["target_modules"]):
+            expected[f"base_model.model.{name}.lora_A.weight"] = (rank, inputs)
+            expected[f"base_model.model.{name}.lora_B.weight"] = (outputs, rank)
+    return expected
+
+
+def _check_tensors(weights: Path, expected: dict[str, tuple[int, int]]) -> None:
+    """PEFT only warns of a tensor under another name, and then answers as if it were not there."""
     from safetensors.torch import load_file
 
-    for name, tensor in load_file(weights).items():
-        if not bool(tensor.isfinite().all()):
-            raise ValueError(f"{name} has values that are not finite")
+    tensors = load_file(weights)
+    if tensors.keys() != expected.keys() or not tensors:
+        strange = next(iter(sorted(tensors.keys() ^ expected.keys())), "none at all")
+        raise ValueError(f"the tensors are not those of this base and configuration (for one, {strange})")
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != expected[name]:
+            raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(expected[name])}")
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} has values that are not finite numbers")

@@ -45,10 +45,16 @@ class Generator:
         from services.generator.adapters import Adapters
         from services.generator.asking import Asking
 
-        adapters = Adapters(self.settings.home_folder, self._engine)
-        await adapters.scan()
-        self._adapters = adapters
-        self._asking = Asking(self._engine, adapters, self._retriever, self.settings.deadline_s)
+        adapters = Adapters(self.settings.home_folder, self._engine, self.settings.system_prompt)
+        while self._adapters is None:
+            try:
+                await adapters.scan()
+                self._adapters = adapters
+            except Exception as error:
+                self.failure = f"the adapters cannot be read: {_first_line(error)}"
+                log.exception("the adapters cannot be read; trying again")
+                await asyncio.sleep(RETRY_S[0])
+        self._asking = Asking(self._engine, adapters, self._retriever, self.settings)
         log.info("generator is ready: %s on the %s", self._engine.base.record.model, self._engine.base.device)
         await adapters.watch(self.settings.watch_s)
 
@@ -58,7 +64,7 @@ class Generator:
             try:
                 return await asyncio.to_thread(self._load)
             except Exception as error:
-                self.failure = f"{self.settings.base} cannot be loaded: {str(error)[:300] or type(error).__name__}"
+                self.failure = f"{self.settings.base} cannot be loaded: {_first_line(error)}"
                 log.warning("%s; trying again in %d s", self.failure, wait_s)
             await asyncio.sleep(wait_s)
         raise AssertionError("the waits never end")
@@ -94,6 +100,8 @@ class Generator:
     async def readiness(self) -> Readiness:
         if self._asking is None or self._engine is None:
             return Readiness.of({"model": self.failure or "loading"})
+        if not self._engine.alive:
+            return Readiness.of({"model": "its thread has ended; restart the generator"})
         record = self._engine.base.record
         info = GeneratorInfo(
             model=record.model,
@@ -162,6 +170,10 @@ def create_app(settings: GeneratorSettings | None = None, retriever: RetrieverCl
         return await current().adapters.unload(id)
 
     return app
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 async def _events(asked: "Asked", pieces: AsyncIterator[str | Answer]) -> AsyncIterator[str]:

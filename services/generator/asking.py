@@ -15,6 +15,7 @@ from contracts.retrieval import Passage
 from services.generator.adapters import Adapters
 from services.generator.engine import Engine, Generated, Job
 from services.generator.model import Base
+from services.generator.settings import GeneratorSettings
 
 log = logging.getLogger("asktwice")
 
@@ -36,12 +37,15 @@ class Asked:
 class Asking:
     """Answers questions in every mode."""
 
-    def __init__(self, engine: Engine, adapters: Adapters, retriever: RetrieverClient | None, deadline_s: float):
+    def __init__(
+        self, engine: Engine, adapters: Adapters, retriever: RetrieverClient | None, settings: GeneratorSettings
+    ):
         self._engine = engine
+        self._system_prompt = settings.system_prompt
         self._base = engine.base
         self._adapters = adapters
         self._retriever = retriever
-        self._deadline_s = deadline_s
+        self._deadline_s = settings.deadline_s
 
     async def prepare(self, request: AskRequest, mode: Mode) -> Asked:
         """Do everything that can fail before the model is asked.
@@ -59,7 +63,7 @@ class Asking:
                 raise Unavailable("No retriever is configured: set ASKTWICE_RETRIEVER_URL.")
             passages = (await self._retriever.search(request.question, request.top_k)).results
         retrieve_s = time.monotonic() - begun
-        prompt, kept = fit(self._base, request, passages)
+        prompt, kept = fit(self._base, self._system_prompt, request, passages)
         sources = [Source(n=n, **passage.model_dump()) for n, passage in enumerate(kept, start=1)]
         return Asked(request, mode, adapter, sources, prompt, begun, retrieve_s)
 
@@ -135,7 +139,9 @@ class Asking:
         )
 
 
-def fit(base: Base, request: AskRequest, passages: list[Passage]) -> tuple[list[int], list[Passage]]:
+def fit(
+    base: Base, system_prompt: str, request: AskRequest, passages: list[Passage]
+) -> tuple[list[int], list[Passage]]:
     """Return the prompt's token ids and the passages that it really holds.
 
     Passages that do not fit are left out from the last.
@@ -145,7 +151,7 @@ def fit(base: Base, request: AskRequest, passages: list[Passage]) -> tuple[list[
     """
     limit = base.max_tokens - request.max_new_tokens
     for kept in range(len(passages), -1 if not passages else 0, -1):
-        messages = build_messages(request.question, [passage.text for passage in passages[:kept]])
+        messages = build_messages(request.question, [passage.text for passage in passages[:kept]], system_prompt)
         prompt = base.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         if len(prompt) <= limit:
             return list(prompt), passages[:kept]

@@ -5,6 +5,7 @@ get each other's adapter. Here one thread takes requests from a bounded queue, b
 adapter, switches, and generates. Adapters come and go on the same thread, between two batches.
 """
 
+import hashlib
 import logging
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from contracts.errors import AskTwiceError, DeadlineExceeded, InternalError, Overloaded, Unavailable
@@ -95,8 +97,9 @@ class Engine:
             self._wake.notify()
 
     @property
-    def waiting(self) -> int:
-        return len(self._jobs)
+    def alive(self) -> bool:
+        """Whether the owner's thread still works."""
+        return self._thread.is_alive()
 
     def load(self, adapter: str, folder: Path) -> "Future[None]":
         """Bring a published adapter into the model, between two batches. The future fails where it cannot be loaded."""
@@ -121,6 +124,9 @@ class Engine:
     def _command(self, command: Callable[[], None]) -> "Future[None]":
         future: Future[None] = Future()
         with self._wake:
+            if self._stopping:
+                future.set_exception(Unavailable("The generator is stopping.", retry_after=5))
+                return future
             self._commands.append((command, future))
             self._wake.notify()
         return future
@@ -137,7 +143,7 @@ class Engine:
             if batch:
                 self._answer(batch)
             elif self._stopping and not self._commands:
-                return
+                return  # nothing is queued, and nothing is accepted any more
 
     def _next_batch(self) -> list[Job]:
         """Take the oldest job and those behind it that can share its forward passes."""
@@ -220,7 +226,8 @@ class Engine:
         if adapter in self._resident:
             return
         self._active = _NO_ADAPTER
-        name = "a" + adapter.rsplit(".", 1)[-1]  # PEFT's names become module names, which may not hold a dot
+        # PEFT's names become names of modules, which may not hold a dot; two ids may share their digest.
+        name = "a" + hashlib.sha256(adapter.encode()).hexdigest()[:16]
         try:
             if isinstance(self._model, PeftModel):
                 self._model.load_adapter(folder, adapter_name=name, is_trainable=False, use_safetensors=True)
@@ -230,15 +237,22 @@ class Engine:
                 )
             self._model.eval()
         except BaseException:
-            # PEFT leaves the name of a failed load registered, with random weights behind it.
-            if (
-                isinstance(self._model, PeftModel)
-                and name in self._model.peft_config
-                and len(self._model.peft_config) > 1
-            ):
-                self._model.delete_adapter(name)
+            self._forget(name)
             raise
         self._resident[adapter] = name
+
+    def _forget(self, name: str) -> None:
+        """Undo a failed load: PEFT leaves its name registered, its layers in the model, random weights in them."""
+        if isinstance(self._model, PeftModel):
+            if name in self._model.peft_config:
+                self._model.delete_adapter(name)
+            return
+        for parent in list(self._model.modules()):
+            for child_name, child in list(parent.named_children()):
+                if isinstance(child, LoraLayer):
+                    setattr(parent, child_name, child.get_base_layer())
+        if hasattr(self._model, "peft_config"):
+            del self._model.peft_config
 
     def _unload(self, adapter: str) -> None:
         name = self._resident.pop(adapter, None)
@@ -293,6 +307,8 @@ class _Rows(StoppingCriteria):  # type: ignore[misc]
 
 
 def _settle(future: "Future[None]", command: Callable[[], None]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
     try:
         command()
     except BaseException as error:

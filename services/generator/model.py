@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from contracts.artifacts import BaseModelRecord, local_revision
@@ -25,6 +26,8 @@ class Base:
     tokenizer: Any
     record: BaseModelRecord
     device: str
+    linears: dict[str, tuple[int, int]]
+    """Name of each linear layer -> (outputs, inputs): what an adapter may attach to."""
 
     @property
     def max_tokens(self) -> int:
@@ -60,7 +63,7 @@ def load_base(settings: GeneratorSettings) -> Base:
         _compute_in_float32(model)
     if device == "cpu":
         torch.set_num_threads(settings.threads or _threads(model))
-    return Base(model, tokenizer, _record(settings, model, dtype), device)
+    return Base(model, tokenizer, _record(settings, model, dtype), device, _linears(model))
 
 
 def _compute_dtype(name: str, device: str) -> torch.dtype:
@@ -87,6 +90,16 @@ def _compute_in_float32(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def _linears(model: Any) -> dict[str, tuple[int, int]]:
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            found[name] = (module.out_features, module.in_features)
+        elif isinstance(module, Conv1D):  # GPT-2's name for a linear layer
+            found[name] = (module.nf, module.nx)
+    return found
 
 
 def _threads(model: Any) -> int:

@@ -7,6 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.artifacts import Home
+from contracts.prompts import SYSTEM_PROMPT
 
 
 class GeneratorSettings(BaseSettings):
@@ -24,6 +25,8 @@ class GeneratorSettings(BaseSettings):
     """CPU threads of the model; by default chosen from its size."""
     gpu_memory_share: float = Field(default=1.0, gt=0, le=1)
     """The part of the GPU's memory that this process may take."""
+    system_prompt: str = SYSTEM_PROMPT
+    """An adapter that was trained with another one is refused."""
     retriever_url: str | None = None
     max_batch: int = Field(default=16, ge=1, le=256)
     queue_limit: int = Field(default=512, ge=64)

@@ -32,14 +32,21 @@ def test_all_commands_are_listed() -> None:
         (["train", "--data", "nowhere.csv", "--name", "x", "--profile", "demo"], "nowhere.csv"),
         (["train", "--data", "data/selected_qa_full.csv", "--name", "../x", "--profile", "demo"], "name"),
         (["index", "nowhere.csv", "--profile", "demo"], "Cannot read nowhere.csv"),
-        (["ask", "  ", "--profile", "demo"], "The question is empty"),
+        (["ask", "  ", "--profile", "demo"], "question: "),
         (["ask", "q", "--url", "http://127.0.0.1:9"], "cannot be reached"),
+        (["ask", "q", "--adapter", "../x", "--url", "http://127.0.0.1:9"], "adapter: "),
+        (["ask", "q" * 20_001, "--url", "http://127.0.0.1:9"], "question: "),
+        (["serve", "--data", "nowhere.csv", "--profile", "demo"], "There is no file nowhere.csv"),
+        (["evaluate", "--out", "data", "--url", "http://127.0.0.1:9"], "Cannot write data"),
+        (["demo", "--out", "nowhere/result.txt"], "Cannot write nowhere/result.txt"),
+        (["index", "data/selected_qa_full.csv", "--profile", "demo", "--home", "README.md"], "README.md"),
         (["evaluate", "--url", "http://127.0.0.1:9"], "cannot be reached"),
         (["evaluate", "--questions", "nowhere.txt", "--url", "http://127.0.0.1:9"], "nowhere.txt"),
     ],
 )
 def test_a_mistake_is_one_plain_line(arguments: list[str], says: str, tmp_path: Path) -> None:
-    done = asktwice(*arguments, "--home", tmp_path / "home")
+    home = [] if "--home" in arguments else ["--home", tmp_path / "home"]
+    done = asktwice(*arguments, *home)
     assert done.returncode == 1, done.stderr
     assert says in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
@@ -54,6 +61,20 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"127.0.0.1:{port}" in done.stderr
     assert "--port" in done.stderr
+
+
+def test_a_home_that_a_server_has_open_is_told_at_once_and_what_to_do(tmp_path: Path) -> None:
+    from services.retriever.retriever import Retriever
+    from services.retriever.settings import RetrieverSettings
+
+    held = Retriever.open(RetrieverSettings(home=tmp_path))
+    try:
+        done = asktwice("ask", "Привет", "--home", tmp_path, "--profile", "demo")
+    finally:
+        held.close()
+    assert done.returncode == 1
+    assert "--url" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_doctor_finds_what_is_missing(tmp_path: Path) -> None:

@@ -31,11 +31,12 @@ def test_auto_goes_by_the_machine_and_says_why(
 
 def test_auto_goes_first_by_what_the_home_was_prepared_with(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
     machine(monkeypatch, gpu=True, downloaded=True)
-    remember(home, Prepared(profile="demo", base=str(BUNDLED_MODEL), embedding=None, data=Path("/x/my.csv")))
+    remember(home, Prepared(profile=ProfileName.demo, base=str(BUNDLED_MODEL), embedding=None, data=Path("/x/my.csv")))
     assert choose(ProfileName.auto, home).base == str(BUNDLED_MODEL)
     assert choose(ProfileName.gpu, home).base.startswith("Qwen/")
 
 
 def test_a_damaged_record_is_as_none(home: Home) -> None:
-    (home.path / "prepared.json").write_text("{", encoding="utf-8")
-    assert remembered(home) is None
+    for text in ("{", '{"profile": "auto", "base": "b", "embedding": null, "data": "d"}'):
+        (home.path / "prepared.json").write_text(text, encoding="utf-8")
+        assert remembered(home) is None

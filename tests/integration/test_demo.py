@@ -85,7 +85,7 @@ def test_a_second_run_reuses_what_is_done_and_asks_anew(demo: Demo) -> None:
     before = {path.name for path in (demo.home / "evaluations").iterdir()}
     again = make_demo(demo.home.parent)
     assert "nothing to do" in again.stderr
-    assert "300 unchanged" in again.stderr or "0 accepted" in again.stderr or "66 passages" in again.stderr
+    assert "300 rows read = 0 accepted + 0 rejected + 0 duplicates + 300 unchanged; 66 passages" in again.stdout
     assert len({path.name for path in (demo.home / "evaluations").iterdir()} - before) == 1
     assert len([path for path in (demo.home / "adapters").iterdir() if not path.name.startswith(".")]) == 1
     print(f"first run {demo.seconds:.0f} s, second run {again.seconds:.0f} s")

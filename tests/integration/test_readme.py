@@ -2,12 +2,14 @@
 
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import BIN, ROOT, Demo, clean_environment, copied_home
+from tests.serving import eventually
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -68,13 +70,20 @@ def test_every_other_command_works_on_what_the_demo_prepared(demo: Demo, url: st
         assert done.stdout.strip() or "evaluate" in command, command
 
 
-def test_make_serve_serves_what_the_demo_prepared(demo: Demo) -> None:
-    shown = subprocess.run(
-        ["make", "-n", "serve", f"HOME_DIR={demo.home}"],
-        cwd=ROOT,
-        env={**os.environ},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert f"asktwice serve --port 8000 --home {demo.home}" in shown.stdout
+def test_make_serve_serves_what_the_demo_prepared(demo: Demo, tmp_path: Path) -> None:
+    home, log = copied_home(demo, tmp_path), tmp_path / "log"
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            ["make", "serve", "PORT=0", f"HOME_DIR={home}"],
+            cwd=ROOT,
+            env=clean_environment(),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in a terminal goes to make and to what it runs
+        )
+    try:
+        eventually(lambda: "Ready: http" in log.read_text(encoding="utf-8"), "ready")
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(30)
+    assert "Stopped." in log.read_text(encoding="utf-8")

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import httpx
 import pytest
 
 from contracts.table import read_table
+from tests.fake_openai import FakeOpenAI, hang
 from tests.integration.conftest import Demo, asktwice_serve, copied_home
-from tests.serving import AWKWARD_BODIES, MALFORMED_BODIES
+from tests.serving import AWKWARD_BODIES, MALFORMED_BODIES, eventually
 
 DATA = os.environ.get("ASKTWICE_TEST_DATA")
 
@@ -120,6 +123,41 @@ def test_ctrl_c_ends_cleanly_even_while_answering(demo: Demo, tmp_path: Path) ->
     assert "Traceback" not in log
 
 
+def test_ctrl_c_does_not_wait_for_a_judge_that_hangs(demo: Demo, tmp_path: Path) -> None:
+    home = copied_home(demo, tmp_path)
+    with FakeOpenAI(hang()) as judge, ThreadPoolExecutor(1) as clients:
+        environment = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": judge.url}
+        with asktwice_serve(home, **environment) as (url, process):
+            waiting = clients.submit(httpx.post, f"{url}/evaluate", timeout=60)
+            eventually(lambda: judge.requests, "the judge is asked")
+            begun = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+            assert time.monotonic() - begun < 10
+            assert waiting.result().status_code == 503
+    log = (home / "serve.log").read_text(encoding="utf-8")
+    assert "Traceback" not in log
+
+
+def test_a_judge_that_hangs_costs_its_time_limit_and_no_answer(demo: Demo, tmp_path: Path) -> None:
+    home = copied_home(demo, tmp_path)
+    with FakeOpenAI(*[hang()] * 3) as judge:
+        limits = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": judge.url, "ASKTWICE_JUDGE_TIMEOUT_S": "0.5"}
+        with asktwice_serve(home, **limits) as (url, _):
+            response = httpx.post(f"{url}/evaluate", timeout=60)
+    assert response.status_code == 200
+    assert "не ответила за 0.5 с" in response.text
+    assert response.text.count("Ответ 5: ") == 2
+    assert "sk-test" not in response.text
+
+
+def test_options_on_everything_is_no_crash(url: str) -> None:
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert b" 404 " in connection.recv(1000).split(b"\r\n")[0] + b" "
+
+
 @pytest.mark.skipif(DATA is None, reason="ASKTWICE_TEST_DATA does not name the folder with xquad_en.csv")
 def test_a_csv_never_seen_in_another_domain_and_language(tmp_path: Path) -> None:
     from tests.integration.conftest import asktwice
@@ -134,6 +172,7 @@ def test_a_csv_never_seen_in_another_domain_and_language(tmp_path: Path) -> None
         asktwice_serve(tmp_path, ASKTWICE_PROFILE="demo") as (url, _),
         httpx.Client(base_url=url, timeout=60) as client,
     ):
+        assert client.get("/readyz").json()["about"]["retriever"]["passages"] == 240  # nothing but the user's own
         answers = [ask(client, "rag", row.question, max_new_tokens=8).json() for row in rows]
         assert ask(client, "ft", "Who?").status_code == 409
     found = sum(row.context in {s["text"] for s in a["sources"]} for row, a in zip(rows, answers, strict=True))

@@ -1,5 +1,6 @@
 """A random tiny Qwen2 with its tokenizer, and adapters with random weights: enough to prove who answered."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from contracts.artifacts import (
     whole_folder,
 )
 from contracts.generation import Mode
+from contracts.prompts import SYSTEM_PROMPT
 from services.generator.engine import Engine
 from services.generator.model import load_base
 from services.generator.settings import GeneratorSettings
@@ -108,7 +110,7 @@ def publish(home: Home, base_folder: Path, name: str, *, seed: int, **changes: A
             data=DataRecord(file="d.csv", sha256="0", rows=1, train_rows=[1], dev_rows=[]),
             recipe={},
             seed=seed,
-            system_prompt_sha256="0",
+            system_prompt_sha256=hashlib.sha256(SYSTEM_PROMPT.encode()).hexdigest(),
             losses=LossRecord(train=1.0, dev=None, best_step=1, steps=1),
             seconds={},
             versions={},

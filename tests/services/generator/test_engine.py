@@ -4,6 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from contracts.artifacts import Home
 from contracts.errors import DeadlineExceeded, Overloaded, Unavailable
@@ -90,6 +92,46 @@ def test_a_broken_adapter_leaves_no_residue(engine: Engine, home: Home, base_fol
     assert [run(engine, job(prompt, good.id)).tokens for prompt in prompts(4)] == before
     with pytest.raises(Unavailable):
         run(engine, job([5, 6, 7], broken.name))
+
+
+def test_a_first_adapter_that_cannot_be_loaded_leaves_the_base_as_it_was(
+    engine: Engine, home: Home, base_folder: Path
+) -> None:
+    before = [run(engine, job(prompt)).tokens for prompt in prompts(4)]
+    manifest = publish(home, base_folder, "broken", seed=1)
+    folder = home.adapters / manifest.id
+    tensors = load_file(folder / "adapter_model.safetensors")
+    last = sorted(tensors)[-1]
+    save_file({**tensors, last: torch.ones(3, 3)}, folder / "adapter_model.safetensors")
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        engine.load(manifest.id, folder).result(60)
+    assert [run(engine, job(prompt)).tokens for prompt in prompts(4)] == before
+    good = publish(home, base_folder, "good", seed=2)
+    engine.load(good.id, home.adapters / good.id).result(60)
+    assert run(engine, job(prompts(1)[0], good.id)).tokens != before[0]
+    assert [run(engine, job(prompt)).tokens for prompt in prompts(4)] == before
+
+
+def test_two_names_for_the_same_weights_are_two_adapters(engine: Engine, home: Home, base_folder: Path) -> None:
+    twins = [publish(home, base_folder, name, seed=1) for name in ("one", "two")]
+    for twin in twins:
+        engine.load(twin.id, home.adapters / twin.id).result(60)
+    assert twins[0].id.split(".")[1] == twins[1].id.split(".")[1]
+    prompt = prompts(1)[0]
+    tokens = run(engine, job(prompt, twins[0].id)).tokens
+    engine.unload(twins[0].id).result(60)
+    assert run(engine, job(prompt, twins[1].id)).tokens == tokens
+
+
+def test_a_load_that_nobody_waits_for_any_more_harms_nothing(engine: Engine, home: Home, base_folder: Path) -> None:
+    manifest = publish(home, base_folder, "one", seed=1)
+    long = job(prompts(1)[0], max_new_tokens=200, temperature=0.1)
+    engine.submit(long)
+    assert engine.load(manifest.id, home.adapters / manifest.id).cancel()
+    long.cancel()
+    assert run(engine, job(prompts(1)[0])).tokens
+    assert engine.alive
+    engine.load(manifest.id, home.adapters / manifest.id).result(60)
 
 
 def test_sampling_repeats_with_its_seed(engine: Engine) -> None:
