@@ -48,6 +48,10 @@ class Receipt(BaseModel):
     passages: int
     """Distinct passages of this source that are in the index now."""
 
+    def again(self) -> "Receipt":
+        """Return what the receipt is where the same source comes once more: all that was taken is unchanged."""
+        return self.model_copy(update={"accepted": 0, "unchanged": self.accepted + self.unchanged})
+
 
 class IndexInfo(BaseModel):
     """What the index holds and how its vectors were made."""

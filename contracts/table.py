@@ -14,9 +14,13 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contracts.errors import InvalidInput
 from contracts.retrieval import RowError
+
+if TYPE_CHECKING:
+    from _csv import Reader as CsvReader
 
 QA_COLUMNS = ("question", "answer", "context")
 MAX_FILE_BYTES = 200_000_000
@@ -29,6 +33,10 @@ _FREQUENCIES = (
     " й120 х100 ж90 ш70 ю60 ц50 щ40 э30 ф30 ъ4 ё20"
 )
 _LETTERS = {item[0]: int(item[1:]) / 10_000 for item in _FREQUENCIES.split()}
+_CSV_ERRORS = {
+    "unexpected end": "a quote is opened and never closed",
+    "field larger": f"a cell has over {MAX_CELL_CHARS:,} characters",
+}
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -119,11 +127,11 @@ def parse_table(content: bytes, name: str, required: Sequence[str] = QA_COLUMNS,
     delimiter = declared or _find_delimiter(text, required)
     table = Table(name, encoding, delimiter)
     records = _records(text, delimiter, name)
-    header = _header(next(records, []), required, name, delimiter)
+    header = _header(next(filter(_is_filled, records), []), required, name)
     wanted = [*required, *(column for column in optional if column in header)]
     seen: set[tuple[str, ...]] = set()
     for record in records:
-        if not any(cell.strip() for cell in record):
+        if not _is_filled(record):
             continue  # a blank line, as Excel leaves at the end; not a row
         table.read += 1
         _take(table, header, record, wanted, required, seen)
@@ -229,21 +237,28 @@ def _strip_separator_line(text: str) -> tuple[str, str | None]:
 
 
 def _find_delimiter(text: str, required: Sequence[str]) -> str:
-    """Return the delimiter under which the header has the most of the required columns."""
-    line = next((line for line in text.splitlines() if line.strip()), "")
+    """Return the delimiter under which the header, the first record, has the most of the required columns."""
+    head = text[: 4 * MAX_CELL_CHARS]
 
     def found(delimiter: str) -> tuple[int, int]:
-        names = _names(next(csv.reader([line], delimiter=delimiter), []))
+        try:
+            names = _names(next(filter(_is_filled, _reader(head, delimiter, strict=False)), []))
+        except csv.Error:
+            return -1, 0  # where it is so under every delimiter, reading the records says why
         return sum(column in names for column in required), len(names)
 
     return max(_DELIMITERS, key=found)
+
+
+def _is_filled(record: list[str]) -> bool:
+    return any(cell.strip() for cell in record)
 
 
 def _names(record: list[str]) -> list[str]:
     return [cell.strip().strip("\ufeff").lower() for cell in record]
 
 
-def _header(record: list[str], required: Sequence[str], name: str, delimiter: str) -> list[str]:
+def _header(record: list[str], required: Sequence[str], name: str) -> list[str]:
     header = _names(record)
     missing = [column for column in required if column not in header]
     if missing:
@@ -260,8 +275,7 @@ def _header(record: list[str], required: Sequence[str], name: str, delimiter: st
 
 def _records(text: str, delimiter: str, name: str) -> Iterator[list[str]]:
     """Yield the records; a quote that is never closed, or closed in mid-cell, is an error with its line."""
-    csv.field_size_limit(MAX_CELL_CHARS)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = _reader(text, delimiter, strict=True)
     count, start = -1, 1
     while True:
         start = reader.line_num + 1
@@ -270,8 +284,13 @@ def _records(text: str, delimiter: str, name: str) -> Iterator[list[str]]:
         except StopIteration:
             return
         except csv.Error as error:
-            what = "a quote is opened and never closed" if "unexpected end" in str(error) else str(error)
+            what = next((plain for theirs, plain in _CSV_ERRORS.items() if theirs in str(error)), str(error))
             raise InvalidInput(f"{name}, row {max(count + 1, 0)} (line {start}): {what}. Nothing was read.") from error
-        if any(cell.strip() for cell in record):
-            count += 1
+        count += _is_filled(record)
         yield record
+
+
+def _reader(text: str, delimiter: str, strict: bool) -> "CsvReader":
+    """Return a reader with our limit of a cell; the csv module's own is one for the whole process."""
+    csv.field_size_limit(MAX_CELL_CHARS)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)

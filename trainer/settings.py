@@ -62,7 +62,7 @@ def trainer_settings(**given: Any) -> TrainerSettings:
 def share_cores() -> None:
     """Let torch's threads sleep while they wait for each other. Works only before torch is loaded.
 
-    By default they spin: as soon as another process uses one of the cores, a step of a small model takes up to 30
-    times as long (2 threads on 2 cores: 10 s instead of 0.3 s).
+    By default they spin: as soon as another process uses one of the cores, the threads of a small model spend most
+    of a step waiting for the one that lost its core.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

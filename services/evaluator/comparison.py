@@ -25,7 +25,7 @@ from contracts.evaluation import (
     ModeAnswer,
     QuestionsOrigin,
 )
-from contracts.generation import Answer, AskRequest, GeneratorInfo, Mode
+from contracts.generation import AdapterList, Answer, AskRequest, GeneratorInfo, Mode
 from contracts.retrieval import IndexInfo
 from services.evaluator.judge import Judge
 from services.evaluator.lines import is_blank
@@ -78,7 +78,6 @@ class Comparison:
             id=id,
             created=created,
             **await self._who_answered(asked),
-            data_file=self._settings.data.name,
             origin=origin,
             concurrency=self._settings.concurrency,
             asked=asked,
@@ -114,7 +113,9 @@ class Comparison:
     async def _who_answered(self, asked: Sequence[AskedQuestion]) -> dict[str, Any]:
         """Return the fields of the result that name the engine: from the answers first, then from the services."""
         answers = [answer.answer for question in asked for answer in question.answers if answer.answer]
-        told, index = await asyncio.gather(_told(self._generator.info()), _told(self._retriever.info()))
+        told, index, known = await asyncio.gather(
+            _told(self._generator.info()), _told(self._retriever.info()), _told(self._generator.adapters())
+        )
         generator = told if isinstance(told, GeneratorInfo) else None
         speaker: Answer | GeneratorInfo | None = answers[0] if answers else generator
         if speaker is None:
@@ -128,6 +129,7 @@ class Comparison:
             "model": speaker.model,
             "quantization": quantization,
             "adapter": ", ".join(adapters) or None,
+            "data_file": _trained_on(adapters, known) or self._settings.data.name,
             "profile": generator.profile if generator else None,
             "device": generator.device if generator else None,
             "store": index.store if isinstance(index, IndexInfo) else None,
@@ -175,6 +177,12 @@ class _Asking:
 def _reason(error: AskTwiceError) -> str:
     known = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), None)
     return f"{known} ({error.detail})" if known else error.detail
+
+
+def _trained_on(adapters: Sequence[str], known: AdapterList | AskTwiceError) -> str | None:
+    """Return the files that these adapters were trained on, as far as the generator knows them."""
+    listed = known.adapters if isinstance(known, AdapterList) else []
+    return ", ".join(sorted({info.data_file for info in listed if info.id in adapters and info.data_file})) or None
 
 
 async def _told(info: Awaitable[Any]) -> Any:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from contracts.errors import AskTwiceError, InternalError, NotReady, Overloaded
+from contracts.errors import AskTwiceError, InternalError, NotReady, Overloaded, Unavailable
 from contracts.evaluation import Job, JobState, ModeAnswer
 from services.evaluator.comparison import MODES, Comparison
 from services.evaluator.questions import Questions
@@ -41,16 +41,21 @@ class Jobs:
         self._comparison = comparison
         self._store = store
         self._runs: dict[str, Run] = {}
+        self._closing = False
 
     async def start(self, questions: Questions) -> Run:
         """Begin an evaluation; it goes on by itself.
 
         Raises:
             Overloaded: too many evaluations run.
+            Unavailable: the server is stopping.
         """
+        if self._closing:
+            raise Unavailable("The server is stopping; ask the one that takes its place.", retry_after=5)
         if len(self._runs) >= MAX_RUNNING:
             raise Overloaded(f"{MAX_RUNNING} evaluations run already. Try again when one has ended.", retry_after=10)
-        job = self._store.create(questions.items, total=len(questions.items) * len(MODES))
+        total = len(questions.items) * len(MODES)
+        job = self._store.create(questions.items, total, as_table=questions.origin.kind == "table")
         run = self._runs[job.id] = Run(job)
         run.task = asyncio.create_task(self._run(run, questions), name=job.id)
         return run
@@ -60,12 +65,15 @@ class Jobs:
 
         Raises:
             NotReady: it was cancelled.
+            Unavailable: the server is stopping.
             AskTwiceError: as the evaluation failed.
         """
         while run.job.state in UNFINISHED:
             await run.changed.wait()
         if run.failure:
             raise run.failure
+        if run.job.state == "interrupted":
+            raise Unavailable("The server is stopping; the answers it had are kept.")
         if run.job.state != "succeeded":
             raise NotReady(f"Evaluation {run.job.id} was {run.job.state}; the answers it had are kept.")
         return await asyncio.to_thread(self._store.text, run.job.id)
@@ -104,17 +112,25 @@ class Jobs:
         return job
 
     async def close(self) -> None:
-        """End what still runs, because the process does."""
+        """End what still runs, because the process does; return once all of it has ended.
+
+        Whoever waits for a text, or watches a job, is answered at once. Call it on the event loop of the service, as
+        often as you like: a server that waits for its open requests before it ends the lifespan calls it first.
+        """
+        self._closing = True
         await self._stop(list(self._runs.values()), "interrupted")
 
     async def _stop(self, runs: list[Run], state: JobState) -> None:
         tasks = [run.task for run in runs if run.task]
         for run in runs:
-            if run.task and not run.writing:
+            if run.task and not run.writing and not run.task.cancelling():
                 run.stopped_as = state
                 run.task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        for run in runs:
+            if run.job.state in UNFINISHED:  # stopped before its task came to its first step
+                self._settle(run, ended(run.job, run.stopped_as))
 
     async def _run(self, run: Run, questions: Questions) -> None:
         id = run.job.id

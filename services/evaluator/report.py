@@ -183,10 +183,10 @@ def _by_questions(count: int) -> str:
 def _repeat(result: EvaluationResult) -> str:
     if result.origin.kind == "default":
         return "Повторить запуск: asktwice evaluate"
-    return (
-        "Повторить запуск: curl -X POST http://127.0.0.1:8000/evaluate -H 'Content-Type: application/json'"
-        " --data-binary @questions.json (файл лежит в папке запуска)"
-    )
+    how = "-H 'Content-Type: application/json' --data-binary @questions.json"
+    if result.origin.kind == "table":  # a form may be larger than a body
+        how = "-F file=@questions.csv"
+    return f"Повторить запуск: curl -X POST http://127.0.0.1:8000/evaluate {how} (файл лежит в папке запуска)"
 
 
 def _number(value: float) -> str:

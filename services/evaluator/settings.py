@@ -17,7 +17,7 @@ class EvaluatorSettings(BaseSettings):
     questions: Path = Path("data/questions.txt")
     """One question a line: what is asked where a request brings none."""
     data: Path = Path("data/selected_qa_full.csv")
-    """The file that the adapter was trained on; its name stands in result.txt."""
+    """Its name stands in result.txt where no adapter tells the file that it was trained on."""
     generator_url: str = "http://generator:8000"
     retriever_url: str = "http://retriever:8000"
     concurrency: int = Field(default=8, ge=1, le=256)

@@ -7,6 +7,7 @@ however it dies. That is how an interrupted evaluation is told from one that ano
 import csv
 import fcntl
 import io
+import json
 import os
 import re
 import secrets
@@ -20,10 +21,12 @@ from contracts.artifacts import Home, write_atomically, write_json_atomically
 from contracts.errors import NotFound, NotReady
 from contracts.evaluation import EvaluationQuestion, EvaluationResult, Job, JobState, ModeAnswer
 from contracts.generation import Mode
+from contracts.table import QA_COLUMNS
 from services.evaluator.report import answer_of, result_text, shown_answer
 
 UNFINISHED: tuple[JobState, ...] = ("queued", "running")
-QUESTIONS, ANSWERS, JOB = "questions.json", "answers.jsonl", "job.json"
+QUESTIONS, QUESTIONS_TABLE = "questions.json", "questions.csv"
+ANSWERS, JOB = "answers.jsonl", "job.json"
 RESULTS, TABLE, RESULT = "results.json", "answers.csv", "result.txt"
 _ID = re.compile(r"ev_\d{8}T\d{6}Z_[0-9a-f]{8}")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -43,15 +46,21 @@ class EvaluationStore:
         self._folder = home.evaluations
         self._locks: dict[str, int] = {}
 
-    def create(self, questions: Sequence[EvaluationQuestion], total: int) -> Job:
-        """Make a new evaluation that runs, with nothing answered yet; its questions are kept as a request body."""
+    def create(self, questions: Sequence[EvaluationQuestion], total: int, as_table: bool = False) -> Job:
+        """Make a new evaluation that runs, with nothing answered yet.
+
+        Its questions are kept as they can be sent again: as a table where they came as one, else as a JSON body, no
+        longer than the one that they came in.
+        """
         id = f"ev_{datetime.now(UTC):%Y%m%dT%H%M%SZ}_{secrets.token_hex(4)}"
         folder = self._folder / id
         folder.mkdir(parents=True)
         self._locks[id] = os.open(folder / ANSWERS, os.O_CREAT | os.O_WRONLY, 0o644)
         fcntl.flock(self._locks[id], fcntl.LOCK_EX)
-        body = [question.model_dump(exclude_none=True) for question in questions]
-        write_json_atomically(folder / QUESTIONS, {"questions": body})
+        if as_table:
+            write_atomically(folder / QUESTIONS_TABLE, _questions_table(questions))
+        else:
+            write_atomically(folder / QUESTIONS, _questions_body(questions))
         job = Job(id=id, state="running", done=0, total=total)
         self.save(job)
         return job
@@ -126,9 +135,10 @@ class EvaluationStore:
         job = self.job(id)
         if job.state in UNFINISHED:
             raise NotReady(f"Evaluation {id} still runs: {job.done} of {job.total} answers. See /jobs/{id}.")
+        questions = QUESTIONS_TABLE if (self._at(id) / QUESTIONS_TABLE).exists() else QUESTIONS
         raise NotFound(
             f"Evaluation {id} ended as {job.state} and has no result.txt; {job.done} of {job.total} answers are kept"
-            f" in its {ANSWERS}. Send its {QUESTIONS} to /evaluate to ask again."
+            f" in its {ANSWERS}. Send its {questions} to /evaluate to ask again."
         )
 
     def _at(self, id: str) -> Path:
@@ -143,6 +153,22 @@ def ended(job: Job, state: JobState, error: str | None = None) -> Job:
         error = f"The process ended before the evaluation did; {job.done} of {job.total} answers are kept."
     result = f"/evaluations/{job.id}/{RESULT}" if state == "succeeded" else None
     return job.model_copy(update={"state": state, "result": result, "error": error})
+
+
+def _questions_body(questions: Sequence[EvaluationQuestion]) -> bytes:
+    """Return a body of ``POST /evaluate``, compact: it must not come out longer than the limit that it came under."""
+    items = [question.model_dump(exclude_none=True) for question in questions]
+    short = [item["question"] if len(item) == 1 else item for item in items]
+    return json.dumps({"questions": short}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _questions_table(questions: Sequence[EvaluationQuestion]) -> bytes:
+    """Return a CSV to be read back to the character, so nothing is put before what begins like a formula."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)  # with its own line ends, which make it quote a lone CR
+    writer.writerow(QA_COLUMNS)
+    writer.writerows((question.question, question.answer, question.context) for question in questions)
+    return text.getvalue().encode()
 
 
 def side_by_side(result: EvaluationResult) -> bytes:

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, UploadFile
+from fastapi import FastAPI, Request, UploadFile
 from starlette.concurrency import run_in_threadpool
 
+from contracts.errors import InvalidInput
 from contracts.health import Readiness
 from contracts.retrieval import Receipt, SearchRequest, SearchResponse
 from services.kit import create_service
@@ -33,8 +34,10 @@ def create_app(settings: RetrieverSettings | None = None) -> FastAPI:
     app = create_service("retriever", "Knowledge in, passages out.", lifespan, readiness)
 
     @app.post("/documents", tags=["knowledge"])
-    async def documents(file: UploadFile) -> Receipt:
+    async def documents(file: UploadFile, request: Request) -> Receipt:
         """Index one file (CSV with a column ``context``, or text); answered once it is durable."""
+        if len((await request.form()).multi_items()) != 1:
+            raise InvalidInput('Send one file a request, in the field "file" and nothing else. Nothing was indexed.')
         async with one_at_a_time:
             content = await file.read()
             return await run_in_threadpool(service.ingest, file.filename or "", content)

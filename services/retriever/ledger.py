@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal
 
-from contracts.errors import IndexMismatch, Unavailable
+from contracts.errors import AskTwiceError, IndexMismatch, Unavailable
 from contracts.retrieval import Receipt
 from services.retriever.source import Source, SourcePassage
 
@@ -46,12 +46,13 @@ class Ledger:
     the process, however that ends.
 
     Raises:
-        Unavailable: another process has it open.
+        Unavailable: another process has it open, or it cannot be read.
         IndexMismatch: another version made it.
     """
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._lock = Lock()
         self._db = sqlite3.connect(folder / "ledger.sqlite", timeout=0, isolation_level=None, check_same_thread=False)
         try:
@@ -59,21 +60,17 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
-        except sqlite3.OperationalError as error:
+            if self.meta("schema") != _SCHEMA_VERSION:
+                raise IndexMismatch(
+                    f"The index in {folder} was made by another version of AskTwice. Delete the folder and run:"
+                    " asktwice index FILE."
+                )
+        except sqlite3.DatabaseError as error:
             self._db.close()
-            if "locked" not in str(error):
-                raise
-            raise Unavailable(
-                f"The index in {folder} is in use by another process. Work through that one (--url URL of the running"
-                " server), or stop it.",
-                retry_after=5,
-            ) from error
-        if self.meta("schema") != _SCHEMA_VERSION:
+            raise self._unusable(error) from error
+        except AskTwiceError:
             self._db.close()
-            raise IndexMismatch(
-                f"The index in {folder} was made by another version of AskTwice. Delete the folder and run: asktwice"
-                " index FILE."
-            )
+            raise
 
     def close(self) -> None:
         self._db.close()
@@ -131,6 +128,9 @@ class Ledger:
                 db.execute(f"DELETE FROM contents WHERE source IN ({former})", (source.name,))
                 db.execute("DELETE FROM sources WHERE role = 'data' AND name <> ?", (source.name,))
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('data', ?)", (data_mark(source.name, sha256),))
+            else:  # a newer upload of the data file is still what the next data file replaces
+                held = "SELECT name FROM sources WHERE name = ? AND role = 'data'"
+                role = "data" if db.execute(held, (source.name,)).fetchone() else role
             values = (source.name, sha256, role, receipt.model_dump_json())
             db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?)", values)
             db.execute("DELETE FROM contents WHERE source = ?", (source.name,))
@@ -151,8 +151,21 @@ class Ledger:
             db.execute("DELETE FROM pending")
 
     def _rows(self, query: str, values: Sequence[str] = ()) -> list[tuple[str, ...]]:
-        with self._lock:
-            return self._db.execute(query, values).fetchall()
+        try:
+            with self._lock:
+                return self._db.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: sqlite3.DatabaseError) -> Unavailable:
+        """Return what to do about an index that cannot be used."""
+        if "locked" in str(error):
+            what = "is in use by another process. Work through that one (--url URL of the running server), or stop it."
+        elif isinstance(error, sqlite3.OperationalError):  # the place, not the content: full, read-only, gone
+            what = f"cannot be used: {error}. See that its disk has room and that this user may write there."
+        else:
+            what = f"is damaged ({error}). Delete that folder and index again: asktwice index FILE."
+        return Unavailable(f"The index in {self._folder} {what}", retry_after=5)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -110,7 +110,8 @@ class Retriever:
         """Index the data file of the settings, unless it is as it was when it was last indexed.
 
         Returns:
-            the receipt (of the time when it was indexed), or None where the settings name no data file.
+            the receipt, in which all that was taken is unchanged where the file is; None where the settings name no
+            data file.
 
         Raises:
             InvalidInput: the file cannot be read, or is refused.
@@ -120,7 +121,8 @@ class Retriever:
             return None
         content = _read(path)
         if self._ledger.meta("data") == data_mark(path.name, hashlib.sha256(content).hexdigest()):
-            return self._ledger.receipt(path.name)
+            former = self._ledger.receipt(path.name)
+            return former and former.again()
         return self.ingest(path.name, content, "data", progress)
 
     def search(self, query: str, top_k: int) -> list[Passage]:
@@ -128,14 +130,15 @@ class Retriever:
 
         Raises:
             IndexEmpty: nothing is indexed.
+            InvalidInput: the query has no word, and the embedding sees nothing but words.
             Unavailable: Qdrant does not answer.
         """
         if self._ledger.count() == 0:
             raise IndexEmpty("Nothing is indexed yet. Run: asktwice index FILE (or POST a file to /documents).")
         dense = self._embedder.encode_queries([query])[0]
         sparse = encode_query(query)
-        if not sparse.indices:
-            return []
+        if not sparse.indices and not dense.any():
+            raise InvalidInput("The query has no word in it (no letter, no digit), so nothing can be searched for.")
         depth = DEPTH
         while True:
             rankings = self._store.rankings(dense, sparse, depth)

@@ -71,13 +71,12 @@ class ServerStore:
         """Nothing to do: every write waited for the server."""
 
     def rankings(self, dense: Vectors, sparse: SparseVector, limit: int) -> tuple[list[Hit], list[Hit]]:
-        requests = [
-            models.QueryRequest(query=dense.tolist(), using=DENSE, limit=limit),
-            models.QueryRequest(query=_sparse(sparse), using=SPARSE, limit=limit),
-        ]
+        requests = [models.QueryRequest(query=dense.tolist(), using=DENSE, limit=limit)]
+        if sparse.indices:
+            requests.append(models.QueryRequest(query=_sparse(sparse), using=SPARSE, limit=limit))
         with self._asking():
-            by_dense, by_sparse = self._client.query_batch_points(self._collection, requests)
-        return _hits(by_dense), _hits(by_sparse)
+            by_dense, *by_sparse = self._client.query_batch_points(self._collection, requests)
+        return _hits(by_dense), _hits(by_sparse[0]) if by_sparse else []
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         there: set[str] = set()

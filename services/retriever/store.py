@@ -38,7 +38,10 @@ class Store(Protocol):
         """Return once everything written before is durable."""
 
     def rankings(self, dense: Vectors, sparse: SparseVector, limit: int) -> tuple[list[Hit], list[Hit]]:
-        """Return the ``limit`` best by the dense vector, and the ``limit`` best by the sparse one."""
+        """Return the ``limit`` best by the dense vector, and the ``limit`` best by the sparse one.
+
+        Without a single index in the sparse vector the latter are none.
+        """
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Return those of the ids that are not there."""

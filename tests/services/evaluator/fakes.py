@@ -20,7 +20,17 @@ from contracts.evaluation import (
     ModeAnswer,
     QuestionsOrigin,
 )
-from contracts.generation import Answer, AskRequest, GeneratorInfo, Mode, Source, Timings, Usage
+from contracts.generation import (
+    AdapterInfo,
+    AdapterList,
+    Answer,
+    AskRequest,
+    GeneratorInfo,
+    Mode,
+    Source,
+    Timings,
+    Usage,
+)
 from contracts.health import Readiness
 from services.kit import create_service
 
@@ -52,6 +62,13 @@ def make_answer(question: str, mode: Mode, text: str | None = None, **changes: A
     return Answer(**fields | changes)
 
 
+def make_adapter(id: str, data_file: str | None) -> AdapterInfo:
+    """An adapter as the generator lists it."""
+    created, modes = datetime(2026, 1, 1, tzinfo=UTC), [Mode.ft, Mode.rag_ft]
+    base, name = "models/asktwice-tiny", id.partition(".")[0]
+    return AdapterInfo(id=id, name=name, state="ready", base=base, created=created, modes=modes, data_file=data_file)
+
+
 class FakeGenerator:
     """Answers each question by ``answering``, which may also raise, wait or return text of its own."""
 
@@ -59,6 +76,7 @@ class FakeGenerator:
         self.answering: Callable[[str, Mode], Awaitable[Answer]] = self.plainly
         self.requests: list[tuple[AskRequest, Mode]] = []
         self.in_flight = 0
+        self.adapters: list[AdapterInfo] = []
         self.ready = Readiness.of(
             {"model": "ok"},
             GeneratorInfo(model="models/asktwice-tiny", quantization="nf4", profile="demo", device="cpu").model_dump(),
@@ -81,6 +99,10 @@ class FakeGenerator:
             return self.ready
 
         app = create_service("generator", "fake", lifespan, readiness)
+
+        @app.get("/adapters")
+        async def adapters() -> AdapterList:
+            return AdapterList(adapters=self.adapters)
 
         @app.post("/ask")
         async def ask(body: AskRequest, mode: Mode) -> Response:

@@ -12,13 +12,16 @@ from fastapi import FastAPI
 
 from contracts.clients import EvaluatorClient
 from contracts.errors import Unavailable
+from contracts.evaluation import EvaluationQuestion, QuestionsOrigin
 from contracts.generation import Answer, Mode
 from contracts.health import Readiness
+from services.evaluator.questions import Questions
 from services.evaluator.settings import EvaluatorSettings
 from services.kit import PROBLEM_JSON
 from tests import fake_openai as fake
 from tests.fake_openai import FakeOpenAI
-from tests.services.evaluator.fakes import FIVE, FakeGenerator, make_answer, opened, served
+from tests.services.evaluator.fakes import FIVE, FakeGenerator, make_answer, opened, served, turns
+from tests.serving import eventually
 
 Build = Callable[[EvaluatorSettings], FastAPI]
 RULE = "=" * 24
@@ -111,6 +114,9 @@ def test_a_csv_from_excel_in_cp1251_is_read_and_every_row_accounted_for(
     )
     response = post(evaluator(settings), files={"file": ("вопросы.csv", csv.encode("cp1251"), "text/csv")})
     assert response.status_code == 200, response.text
+    kept = settings.home / "evaluations" / response.headers["X-Evaluation-Id"] / "questions.csv"
+    again = post(evaluator(settings), files={"file": ("questions.csv", kept.read_bytes())})
+    assert questions_of(again.text) == questions_of(response.text)
     asked = ["Сколько стоит курс программирования на Python?", "Есть ли рассрочка; и скидка?"]
     assert questions_of(response.text) == asked * 2
     assert "Вопросы: 2, из вопросы.csv: строк 4 = принято 2 + отклонено 1 + повторов 1;" in response.text
@@ -207,10 +213,8 @@ def test_the_typed_client_follows_a_job_to_its_text(evaluator: Build, settings: 
             client = EvaluatorClient(http)
             job = await client.start(["Сколько стоит?"])
             assert job.id.startswith("ev_")
-            async with asyncio.timeout(20):
-                while job.state in ("queued", "running"):
-                    await asyncio.sleep(0)
-                    job = await client.job(job.id)
+            await http.get(f"/jobs/{job.id}/events")  # ends with the job
+            job = await client.job(job.id)
             assert (job.state, job.done, job.total) == ("succeeded", 2, 2)
             return await client.result(job)
 
@@ -407,6 +411,56 @@ def test_after_a_restart_a_job_that_ran_is_interrupted(
     assert (job["state"], job["done"], job["total"], job["result"]) == ("interrupted", 2, 4, None)
     assert "2 of 4 answers are kept" in str(job["error"])
     assert result.status_code == 404
+
+
+def test_when_the_server_stops_all_who_wait_are_told_at_once(
+    generator: FakeGenerator, evaluator: Build, settings: EvaluatorSettings
+) -> None:
+    async def live() -> str:
+        gate = Gate(generator)
+        app = evaluator(settings.model_copy(update={"concurrency": 1}))
+        async with opened(app) as client:
+            waiting = asyncio.create_task(client.post("/evaluate", json=TWO))
+            await gate.waiting.wait()
+            (folder,) = (settings.home / "evaluations").iterdir()
+            watching = asyncio.create_task(client.get(f"/jobs/{folder.name}/events"))
+            await turns()
+            jobs = app.state.jobs
+            not_begun = await jobs.start(Questions([EvaluationQuestion(question="?")], QuestionsOrigin(kind="request")))
+            await asyncio.gather(jobs.close(), jobs.close())
+            await jobs.close()
+            response = await waiting
+            assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+            assert response.json()["detail"] == "The server is stopping; the answers it had are kept."
+            last = (await watching).text.strip().splitlines()
+            assert '"state":"interrupted"' in last[-1]
+            with pytest.raises(Unavailable, match="is stopping"):
+                await jobs.text(not_begun)
+            late = await client.post("/evaluate", json=TWO)
+            assert (late.status_code, late.json()["code"]) == (503, "unavailable")
+            assert generator.in_flight == 0
+            return folder.name
+
+    id = run(live())
+    kept = (settings.home / "evaluations" / id / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(kept) == 2
+
+
+def test_a_judge_that_hangs_does_not_hold_up_the_stop(evaluator: Build, settings: EvaluatorSettings) -> None:
+    with FakeOpenAI(fake.hang()) as judge:
+        told = {"openai_base_url": judge.url, "openai_api_key": "sk-test", "judge_timeout_s": 60.0}
+        app = evaluator(EvaluatorSettings(**(settings.model_dump() | told)))
+
+        async def live() -> httpx.Response:
+            async with opened(app) as client:
+                waiting = asyncio.create_task(client.post("/evaluate", json=TWO))
+                await asyncio.to_thread(eventually, lambda: bool(judge.requests), "the question to the judge")
+                await asyncio.wait_for(app.state.jobs.close(), 5)
+                return await asyncio.wait_for(waiting, 5)
+
+        response = run(live())
+    assert response.status_code == 503
+    assert "the answers it had are kept" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("id", ["ev_20260102T030405Z_0123abcd", "nonsense", "..%2f..%2fjob", "%00", "%ff"])

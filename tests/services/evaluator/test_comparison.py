@@ -15,7 +15,15 @@ from services.evaluator.comparison import Comparison
 from services.evaluator.judge import Judge
 from services.evaluator.report import result_text
 from services.evaluator.settings import EvaluatorSettings
-from tests.services.evaluator.fakes import ADAPTER, FakeGenerator, client_of, make_answer, retriever_app, turns
+from tests.services.evaluator.fakes import (
+    ADAPTER,
+    FakeGenerator,
+    client_of,
+    make_adapter,
+    make_answer,
+    retriever_app,
+    turns,
+)
 
 ORIGIN = QuestionsOrigin(kind="request")
 
@@ -170,6 +178,27 @@ def test_an_adapter_published_in_the_middle_does_not_mix_into_the_rest(
     asked_for = [request.adapter for request, mode in generator.requests if mode is Mode.ft]
     assert asked_for == [None, ADAPTER, ADAPTER]
     assert {request.adapter for request, mode in generator.requests if mode is Mode.rag} == {None}
+
+
+FT_HEADING = "asktwice-tiny (с INT4 квантизацией) + Fine-tuning на дата сете {}\n"
+
+
+def test_the_heading_names_the_file_that_the_answering_adapter_was_trained_on(
+    generator: FakeGenerator, index: Readiness, settings: EvaluatorSettings
+) -> None:
+    generator.adapters = [make_adapter("new.ffffffffffff", "new.csv"), make_adapter(ADAPTER, "мои вопросы.csv")]
+    result, _ = compare(generator, index, settings, 1)
+    assert result.data_file == "мои вопросы.csv"
+    assert FT_HEADING.format("мои вопросы.csv") in result_text(result)
+
+
+def test_without_an_adapter_the_heading_names_the_file_of_the_settings(
+    generator: FakeGenerator, index: Readiness, settings: EvaluatorSettings
+) -> None:
+    generator.adapters = [make_adapter(ADAPTER, "other.csv")]
+    generator.answering = generator.without_adapter
+    result, _ = compare(generator, index, settings, 1)
+    assert FT_HEADING.format("selected_qa_full.csv") in result_text(result)
 
 
 def test_when_nothing_was_answered_the_model_is_the_one_that_the_generator_names(

@@ -153,7 +153,12 @@ def test_rows_of_a_table_are_accounted_for() -> None:
     text = result_text(make_result(TEXTS, QUESTIONS, origin=origin))
     line = "Вопросы: 2, из мои.csv: строк 5 = принято 2 + отклонено 2 + повторов 1; первая отклонённая: строка 3"
     assert f"\n{line} (empty question)\n" in text
-    assert "--data-binary @questions.json" in text
+    assert "/evaluate -F file=@questions.csv (" in text
+
+
+def test_questions_of_a_request_are_repeated_with_the_body_that_was_kept() -> None:
+    text = result_text(make_result(TEXTS, QUESTIONS, origin=QuestionsOrigin(kind="request")))
+    assert "--data-binary @questions.json (" in text
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from contracts.artifacts import Home
 from contracts.errors import NotFound, NotReady
 from contracts.evaluation import EvaluateRequest, EvaluationQuestion, EvaluationResult, ModeAnswer
 from contracts.generation import Mode
+from services.evaluator.questions import from_csv, from_json
 from services.evaluator.report import result_text
 from services.evaluator.settings import EvaluatorSettings
 from services.evaluator.store import EvaluationStore, ended, side_by_side
@@ -54,6 +55,35 @@ def test_a_finished_evaluation_lies_there_whole(store: EvaluationStore, tmp_path
         "result.txt",
         "results.json",
     ]
+
+
+AWKWARD = [
+    EvaluationQuestion(question='=1+1 "да"; нет,', answer="+1", context="а\r\nб\rв\n\nг"),
+    EvaluationQuestion(question="Есть ли;\tскидка?"),
+    EvaluationQuestion(question="Сколько?", answer="-100"),
+    EvaluationQuestion(question="Сколько?", context="@"),
+]
+
+
+def test_the_questions_of_a_table_are_kept_as_a_table_that_reads_back_exactly(
+    store: EvaluationStore, tmp_path: Path
+) -> None:
+    job = store.create(AWKWARD, 8, as_table=True)
+    kept = from_csv((folder(tmp_path, job.id) / "questions.csv").read_bytes(), "questions.csv")
+    assert kept.items == AWKWARD
+    assert (kept.origin.read, kept.origin.rejected, kept.origin.duplicates) == (4, 0, 0)
+    store.save(ended(job, "cancelled"))
+    with pytest.raises(NotFound, match=r"questions\.csv to /evaluate"):
+        store.text(job.id)
+
+
+def test_the_questions_of_a_body_are_kept_as_a_body_that_is_no_longer(store: EvaluationStore, tmp_path: Path) -> None:
+    sent = '{"questions":["Сколько?","Сколько?","a\\"b\\u0007",{"question":"Да?","answer":"нет"}]}'.encode()
+    questions = from_json(sent).items
+    job = store.create(questions, 8)
+    kept = (folder(tmp_path, job.id) / "questions.json").read_bytes()
+    assert from_json(kept).items == questions
+    assert len(kept) <= len(sent)
 
 
 def test_a_finished_evaluation_is_never_overwritten(store: EvaluationStore) -> None:

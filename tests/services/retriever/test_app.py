@@ -1,5 +1,6 @@
 """The retriever over HTTP."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -69,6 +70,8 @@ def test_an_uploaded_document_is_found_by_the_next_question(settings: RetrieverS
         }
         results = client.post("/search", json={"query": "курс Python"}).json()["results"]
         assert (len(results), results[0]["text"]) == (3, KNOWLEDGE[0])
+        wordless = client.post("/search", json={"query": "??? !!!"})
+        assert (wordless.status_code, wordless.json()["code"]) == (422, "invalid_input")
 
 
 @pytest.mark.parametrize("name", [*AWKWARD_BODIES, *MALFORMED_BODIES])
@@ -95,6 +98,8 @@ def test_a_bad_field_is_422_and_named(empty: httpx.Client, name: str) -> None:
         {"files": {"file": ("a.csv", b"question,answer\na,b\n")}},
         {"files": {"file": ("a.csv", b"")}},
         {"files": {"file": ("a.csv", b"PK\x03\x04")}},
+        {"files": [("file", ("a.csv", b"context\na\n")), ("file", ("b.csv", b"context\nb\n"))]},
+        {"files": {"file": ("a.csv", b"context\na\n")}, "data": {"title": "b"}},
     ],
 )
 def test_a_bad_upload_is_422(empty: httpx.Client, upload: dict[str, object]) -> None:
@@ -147,6 +152,18 @@ def test_what_is_not_there_yet_is_tried_again(settings: RetrieverSettings) -> No
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
             holder.kill()
             eventually(lambda: client.get("/readyz").status_code == 200, "ready once the other process is gone")
+
+
+def test_a_damaged_index_is_said_and_once_it_is_deleted_the_service_goes_on(settings: RetrieverSettings) -> None:
+    settings.folder.mkdir(parents=True)
+    (settings.folder / "ledger.sqlite").write_bytes(b"not a database" * 1000)
+    with serving(create_app(settings)) as url, httpx.Client(base_url=url) as client:
+        eventually(lambda: "is damaged" in client.get("/readyz").text, "the damage on /readyz")
+        answer = client.post("/search", json={"query": "курс"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert "Delete that folder and index again" in answer.json()["detail"]
+        shutil.rmtree(settings.folder)
+        eventually(lambda: client.get("/readyz").status_code == 200, "ready once the folder is gone")
 
 
 def test_a_server_that_is_down_is_not_ready_and_stops_cleanly(settings: RetrieverSettings) -> None:

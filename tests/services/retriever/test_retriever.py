@@ -7,7 +7,7 @@ from threading import Thread
 import pytest
 
 from contracts.errors import IndexEmpty, IndexMismatch, InvalidInput, Unavailable
-from services.retriever.embedding import HashedNgrams
+from services.retriever.embedding import HashedNgrams, Vectors
 from services.retriever.retriever import Retriever
 from services.retriever.settings import RetrieverSettings
 from services.retriever.source import passage_id
@@ -127,12 +127,30 @@ def test_an_empty_index_says_what_to_run(open_retriever: OpenRetriever, settings
         open_retriever(settings).search("курс", 3)
 
 
-def test_a_query_without_words_finds_nothing(
+class SeesAll(HashedNgrams):
+    """An embedding that makes a vector of any text, as a model does."""
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        return super().encode_queries([f"{text} наставники" for text in texts])
+
+
+def test_a_query_without_words_is_answered_by_the_embedding_alone(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, knowledge: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.retriever.retriever.load_embedder", lambda *_: SeesAll())
+    retriever = open_retriever(settings)
+    retriever.ingest("knowledge.csv", knowledge)
+    found = texts(retriever, "??? !!!", 3)
+    assert (len(found), found[0]) == (3, KNOWLEDGE[5])
+
+
+def test_a_query_without_words_is_refused_where_the_embedding_sees_words_only(
     open_retriever: OpenRetriever, settings: RetrieverSettings, knowledge: bytes
 ) -> None:
     retriever = open_retriever(settings)
     retriever.ingest("knowledge.csv", knowledge)
-    assert retriever.search("?! …", 3) == []
+    with pytest.raises(InvalidInput, match="no word"):
+        retriever.search("?! …", 3)
 
 
 def test_the_data_file_is_indexed_once_and_replaces_the_former_one(
@@ -147,8 +165,10 @@ def test_the_data_file_is_indexed_once_and_replaces_the_former_one(
     retriever.ingest("by-hand.csv", table(["Факт, загруженный вручную."]))
     retriever.ingest_data(lambda *state: written.append(state))
     assert written[-1] == (2, 2)
-    retriever.ingest_data(lambda *state: written.append((99, 99)))
+    again = retriever.ingest_data(lambda *state: written.append((99, 99)))
     assert (99, 99) not in written
+    assert again is not None
+    assert (again.read, again.accepted, again.unchanged, again.passages) == (2, 0, 2, 2)
     retriever.close()
 
     retriever = open_retriever(settings.model_copy(update={"data": second}))
@@ -169,6 +189,12 @@ def test_a_newer_upload_of_the_data_file_outlives_a_restart(
     retriever = open_retriever(settings)
     retriever.ingest_data()
     assert texts(retriever, "цена") == ["Цена 50 000."]
+    retriever.close()
+    other = tmp_path / "other.csv"
+    other.write_bytes(table(["Цена 60 000."]))
+    retriever = open_retriever(settings.model_copy(update={"data": other}))
+    retriever.ingest_data()
+    assert texts(retriever, "цена") == ["Цена 60 000."]
 
 
 def test_another_embedding_is_a_mismatch_that_says_what_to_run(
@@ -233,6 +259,18 @@ def test_a_broken_vector_folder_is_made_again(settings: RetrieverSettings, knowl
     retriever = Retriever.open(settings)
     assert texts(retriever, "наставники", 1) == [KNOWLEDGE[5]]
     retriever.close()
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_a_damaged_ledger_says_what_to_delete(settings: RetrieverSettings, table: Table, kept: float) -> None:
+    retriever = Retriever.open(settings)
+    retriever.ingest("a.csv", table([f"Запись номер {n}." for n in range(200)]))
+    retriever.close()
+    ledger = settings.folder / "ledger.sqlite"
+    content = ledger.read_bytes()
+    ledger.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(Unavailable, match=r"is damaged.*Delete that folder"):
+        Retriever.open(settings)
 
 
 def test_search_goes_on_while_a_source_is_written(settings: RetrieverSettings, knowledge: bytes, table: Table) -> None:
