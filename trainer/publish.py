@@ -115,7 +115,8 @@ def library_versions() -> dict[str, str]:
 def card(manifest: AdapterManifest) -> str:
     """Return the adapter's README."""
     data, losses = manifest.data, manifest.losses
-    best = {"loss": "the one of the lowest dev loss", "accuracy": "the one that gets most dev answer tokens right"}
+    most_right = "the last within one standard error of the highest share of right dev answer tokens"
+    best = {"loss": "the one of the lowest dev loss", "accuracy": most_right}
     kept = best[manifest.recipe["best_by"]] if manifest.recipe["keep"] == "best" else "the last, as the recipe asks"
     if losses.dev is None:
         kept = "the last"

@@ -1,6 +1,7 @@
 """The training, from top to bottom: read, look whether it is done already, load, train, publish."""
 
 import logging
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from trainer.progress import Report
 from trainer.quiet import quiet
 from trainer.settings import TrainerSettings
 
-BEST_BY = {"loss": "eval_loss", "accuracy": "eval_mean_token_accuracy"}
 log = logging.getLogger("asktwice")
 
 
@@ -83,8 +83,10 @@ def _train_and_publish(plan: Plan, progress: Report | None) -> Path:
     trained = time.perf_counter()
     # The time of a resumed training is not known: it began in another process.
     seconds = {"load": loaded - begun} | ({} if resume else {"train": trained - loaded})
-    best = trainer.state.best_global_step or trainer.state.global_step
     history = publish.log_records(trainer.state.log_history)
+    best = trainer.state.best_global_step or trainer.state.global_step
+    if recipe.keep == "best" and recipe.best_by == "accuracy" and examples.dev:
+        best = most_accurate(history, sum(len(example.answer) for example in examples.dev))
     draft = AdapterManifest(
         id="",
         name=plan.settings.name,
@@ -113,8 +115,7 @@ def make_trainer(plan: Plan, model: Any, tokenizer: Any, examples: Examples, pro
 
     rows = plan.recipe.batch_size * plan.recipe.gradient_accumulation
     tokens_per_step = rows * sum(map(len, examples.train)) / len(examples.train)
-    keep_best = plan.recipe.keep == "best" and bool(examples.dev)
-    stop = [EarlyStoppingCallback(plan.recipe.patience)] if keep_best else []
+    stop = [EarlyStoppingCallback(plan.recipe.patience)] if _keeps_lowest_loss(plan, bool(examples.dev)) else []
     trainer = SFTTrainer(
         model=model,
         data_collator=SharedPrefixCollator() if plan.recipe.shared_prefix else None,
@@ -133,11 +134,29 @@ def make_trainer(plan: Plan, model: Any, tokenizer: Any, examples: Examples, pro
     return trainer
 
 
+def most_accurate(history: list[dict[str, float]], dev_tokens: int) -> int:
+    """Return the last step whose dev accuracy is within one standard error of the highest.
+
+    Args:
+        history: the log's records; those of an evaluation have ``dev_accuracy``, the share of right answer tokens.
+        dev_tokens: how many tokens that share is of.
+    """
+    evaluated = [(record["dev_accuracy"], int(record["step"])) for record in history if "dev_accuracy" in record]
+    highest = max(accuracy for accuracy, _ in evaluated)
+    error = math.sqrt(highest * (1 - highest) / dev_tokens)
+    return max(step for accuracy, step in evaluated if accuracy >= highest - error)
+
+
+def _keeps_lowest_loss(plan: Plan, has_dev: bool) -> bool:
+    return plan.recipe.keep == "best" and plan.recipe.best_by == "loss" and has_dev
+
+
 def _arguments(plan: Plan, rows: int, has_dev: bool) -> Any:
     from trl import SFTConfig
 
     recipe, on_gpu = plan.recipe, plan.placement.device == "cuda"
-    keep_best = recipe.keep == "best" and has_dev
+    keep_best = _keeps_lowest_loss(plan, has_dev)
+    keep_all = recipe.keep == "best" and not keep_best  # which one is best is known at the end
     steps, eval_steps = recipe.steps(rows), recipe.eval_steps(rows)
     arguments = SFTConfig(
         output_dir=str(plan.run),
@@ -160,10 +179,10 @@ def _arguments(plan: Plan, rows: int, has_dev: bool) -> Any:
         eval_steps=eval_steps,
         save_strategy="steps",
         save_steps=eval_steps,
-        save_total_limit=2,
+        save_total_limit=None if keep_all else 2,
         load_best_model_at_end=keep_best,
-        metric_for_best_model=BEST_BY[recipe.best_by] if keep_best else None,
-        greater_is_better=recipe.best_by == "accuracy" if keep_best else None,
+        metric_for_best_model="eval_loss" if keep_best else None,
+        greater_is_better=False if keep_best else None,
         restore_callback_states_from_checkpoint=True,
         logging_steps=max(1, steps // 200),
         logging_nan_inf_filter=False,

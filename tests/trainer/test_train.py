@@ -22,7 +22,7 @@ from trainer.model import load_model, load_tokenizer
 from trainer.plan import make_plan
 from trainer.progress import Moment
 from trainer.settings import TrainerSettings
-from trainer.train import make_trainer, train
+from trainer.train import make_trainer, most_accurate, train
 
 RECIPE = {
     "method": "qlora",
@@ -128,6 +128,23 @@ def test_a_recipe_may_keep_the_last_checkpoint_instead_of_the_best(settings: Set
     dev = {record["step"]: record["dev_loss"] for record in log if "dev_loss" in record}
     assert dev[24] > min(dev.values())  # else this shows nothing
     assert (result.manifest.losses.best_step, result.manifest.losses.dev) == (24, dev[24])
+
+
+def test_the_most_accurate_is_the_longest_trained_of_those_that_cannot_be_told_apart() -> None:
+    history = [{"step": 10, "dev_accuracy": 0.30}, {"step": 20, "dev_accuracy": 0.42}, {"step": 25, "loss": 1.0}]
+    history += [{"step": 30, "dev_accuracy": 0.41}, {"step": 40, "dev_accuracy": 0.38}]
+    assert most_accurate(history, dev_tokens=1_000) == 30
+    assert most_accurate(history, dev_tokens=1_000_000) == 20
+    assert most_accurate(history, dev_tokens=50) == 40
+
+
+def test_a_recipe_may_go_by_the_accuracy_on_the_dev_rows(settings: Settings) -> None:
+    result = train(settings({"best_by": "accuracy", "epochs": 4}))
+    log = [json.loads(line) for line in (result.folder / "log.jsonl").read_text().splitlines()]
+    dev = {record["step"]: record["dev_accuracy"] for record in log if "dev_accuracy" in record}
+    assert len(dev) > 1
+    assert all(0 <= accuracy <= 1 for accuracy in dev.values())
+    assert result.manifest.losses.best_step in dev
 
 
 def test_early_stopping_ends_a_training_whose_dev_loss_only_grows(settings: Settings) -> None:
