@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from asktwice.console import Advance, say, step
 from asktwice.embedded import EmbeddedSettings
-from asktwice.serving import served, wait_until_ready
+from asktwice.serving import served
 from contracts.artifacts import write_atomically
 from contracts.clients import EvaluatorClient, GeneratorClient
 from contracts.errors import InvalidInput
@@ -50,9 +50,9 @@ def _server_for(url: str | None, settings: EmbeddedSettings | None) -> Iterator[
         yield url
         return
     assert settings is not None
-    with served(settings) as local:
+    with ExitStack() as open_until_asked:
         with step("Opening the model and the index"):
-            wait_until_ready(local)
+            local = open_until_asked.enter_context(served(settings))
         yield local
 
 

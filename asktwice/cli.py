@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from httpx import InvalidURL
+from pydantic import ValidationError
 
 from asktwice import console
 from asktwice.profiles import FIVE_QUESTIONS, SAMPLE_DATA, Prepared, Profile, ProfileName, choose, remembered
@@ -240,6 +242,13 @@ def main(run: Callable[[], None] = cli) -> None:
         run()
     except AskTwiceError as error:
         console.say(f"error: {error.detail}", style="red")
+        sys.exit(1)
+    except ValidationError as error:  # of settings that came from the environment
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        console.say(f"error: a setting is wrong: {wrong}", style="red")
+        sys.exit(1)
+    except InvalidURL as error:
+        console.say(f"error: --url: {error}", style="red")
         sys.exit(1)
     except (OSError, sqlite3.DatabaseError) as error:
         console.say(f"error: {error}", style="red")

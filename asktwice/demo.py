@@ -1,6 +1,7 @@
 """The whole road once, as a newcomer should read it: check, index, train, serve, ask both ways, write result.txt."""
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from asktwice.asking import check_out, run_evaluation
@@ -8,7 +9,7 @@ from asktwice.console import say, step
 from asktwice.embedded import EmbeddedSettings
 from asktwice.indexing import show_receipt
 from asktwice.profiles import Profile
-from asktwice.serving import served, wait_until_ready
+from asktwice.serving import served
 from asktwice.training import adapter_name, train_adapter
 from contracts.artifacts import Home
 from contracts.table import read_table
@@ -37,9 +38,9 @@ def run_demo(home: Home, profile: Profile, data: Path, questions: Path, out: Pat
         data=data,
         questions=questions,
     )
-    with served(settings) as url:
+    with ExitStack() as open_until_asked:
         with step("Starting the services"):
-            wait_until_ready(url)
+            url = open_until_asked.enter_context(served(settings))
         run_evaluation(url, None, out, home.path)
     where = "" if home.path == Path("artifacts") else f" HOME_DIR={home.path}"
     say(f"All of it took {time.perf_counter() - begun:.0f} s. Serve it: make serve{where}")

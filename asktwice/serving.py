@@ -1,9 +1,10 @@
 """Serve the embedded app on a port: for ``asktwice serve`` until Ctrl-C, for the demo while it asks."""
 
+import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
@@ -15,7 +16,9 @@ from contracts.errors import InvalidInput, Unavailable
 from contracts.health import Readiness
 
 PATIENCE_S = 5.0
-ON_ITS_WAY = ("loading", "is being opened", "waits for", "indexing", "starting")
+ON_ITS_WAY = re.compile(
+    r"(\w+: )*(loading|starting|is being opened|waits for the index|(indexing|rebuilding)( \d+/\d+)?)"
+)
 """What services say of things that need only time."""
 
 
@@ -39,28 +42,37 @@ def serve_forever(settings: EmbeddedSettings, host: str, port: int) -> None:
 
 @contextmanager
 def served(settings: EmbeddedSettings) -> Iterator[str]:
-    """Serve on a free port of this machine; yield the URL."""
+    """Serve on a free port of this machine; yield the URL once everything is ready.
+
+    Raises:
+        Unavailable: something stands in the way.
+    """
     listening = _listen("127.0.0.1", 0)
     server = _Server(settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
-        yield _url(listening)
+        url = _url(listening)
+        wait_until_ready(url, thread.is_alive)
+        yield url
     finally:
         server.should_exit = True
         thread.join(30)
         listening.close()
 
 
-def wait_until_ready(url: str, within_s: float = 3600.0) -> None:
+def wait_until_ready(url: str, alive: Callable[[], bool] = lambda: True) -> None:
     """Return once ``/readyz`` says so. Loading and indexing may take their time, an obstacle may not.
 
+    Args:
+        url: of the server.
+        alive: whether the server runs at all.
+
     Raises:
-        Unavailable: something stands in the way, for ``PATIENCE_S`` on end; the message says what.
+        Unavailable: something stands in the way, for ``PATIENCE_S`` on end, or the server ended; the message says what.
     """
-    end = time.monotonic() + within_s
     obstacles, since = "", time.monotonic()
-    while time.monotonic() < end:
+    while alive():
         state = _look(url)
         if state is not None and state.ready:
             return
@@ -68,17 +80,17 @@ def wait_until_ready(url: str, within_s: float = 3600.0) -> None:
         if now != obstacles:
             obstacles, since = now, time.monotonic()
         if obstacles and time.monotonic() - since > PATIENCE_S:
-            break
+            raise Unavailable(f"The services are not ready: {obstacles}")
         time.sleep(0.1)
-    raise Unavailable(f"The services are not ready: {obstacles or 'they are still starting'}")
+    raise Unavailable("The server could not be started; the lines above say why.")
 
 
 def _obstacles(state: Readiness | None) -> str:
-    """Return what is missing and not on its way."""
+    """Return what is missing and not on its way. Checks are nested: ``index: is being opened; data: waits for ...``."""
     if state is None:
         return ""
     parts = [part for check in state.checks.values() if check != "ok" for part in check.split("; ")]
-    return "; ".join(part for part in parts if not any(word in part for word in ON_ITS_WAY))
+    return "; ".join(part for part in parts if not ON_ITS_WAY.fullmatch(part))
 
 
 def _look(url: str) -> Readiness | None:
@@ -89,13 +101,19 @@ def _look(url: str) -> Readiness | None:
 
 
 def _announce(url: str) -> None:
+    """Say that it starts, what stands in the way while it does, and when it is ready."""
     say(f"Starting on {url} (Ctrl-C stops it)")
-    try:
-        wait_until_ready(url)
-    except Unavailable as error:
-        say(error.detail, style="yellow")
-    else:
-        say(f"Ready: {url}/docs shows what can be asked")
+    said = ""
+    while True:
+        try:
+            wait_until_ready(url)
+        except Unavailable as error:
+            if error.detail != said:
+                say(error.detail, style="yellow")
+                said = error.detail
+        else:
+            say(f"Ready: {url}/docs shows what can be asked")
+            return
 
 
 class _Server(uvicorn.Server):

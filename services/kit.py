@@ -18,6 +18,8 @@ from contracts.health import Readiness
 
 MAX_BODY_BYTES = 1_000_000
 MAX_UPLOAD_BYTES = 200_000_000
+UPLOADS = ("/documents", "/evaluate")
+"""The routes that take files."""
 MAX_DROPPED_BYTES = 64_000_000
 PROBLEM_JSON = "application/problem+json"
 
@@ -156,7 +158,8 @@ class BodyLimit:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = dict(scope["headers"])
-        upload = headers.get(b"content-type", b"").startswith(b"multipart/form-data")
+        form = headers.get(b"content-type", b"").startswith(b"multipart/form-data")
+        upload = form and scope["path"] in UPLOADS
         limit = MAX_UPLOAD_BYTES if upload else MAX_BODY_BYTES
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:

@@ -1,6 +1,7 @@
 """A finished checkpoint in, a published adapter out: whole or not at all, and readable by plain PEFT."""
 
 import json
+import logging
 import shutil
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from contracts.errors import InternalError
 from trainer.curve import draw_curve
 from trainer.plan import Plan
 
+log = logging.getLogger("asktwice")
 _VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
@@ -82,8 +84,20 @@ def find_published(plan: Plan) -> AdapterManifest | None:
         there = (manifest.name, manifest.data.sha256, manifest.base.model, manifest.base.revision)
         same_prompt = manifest.system_prompt_sha256 == plan.system_prompt_sha256
         if there == wanted and manifest.recipe == plan.recipe_record and same_prompt:
-            return manifest
+            if is_intact(plan.home.adapters / manifest.id, manifest):
+                return manifest
+            # The same training gives the same id, and its place must be free.
+            log.warning("%s was changed after it was published. It is trained again.", manifest.id)
+            shutil.rmtree(plan.home.adapters / manifest.id)
     return None
+
+
+def is_intact(folder: Path, manifest: AdapterManifest) -> bool:
+    """Tell whether the files are those that were published."""
+    try:
+        return all(sha256_file(folder / name) == digest for name, digest in manifest.files.items())
+    except OSError:
+        return False
 
 
 def log_records(history: list[dict[str, Any]]) -> list[dict[str, float]]:

@@ -43,7 +43,7 @@ class Recipe(BaseModel):
     """Share of the rows that only the dev loss sees."""
     evals_per_epoch: float = Field(default=2, gt=0)
     patience: int = Field(default=4, ge=1)
-    """Evaluations without a better dev result after which the training stops, where the best checkpoint is kept."""
+    """Evaluations without a better dev result after which the training stops, where the lowest dev loss is kept."""
     keep: Literal["best", "last"] = "best"
     """Which checkpoint is published: the best on the dev rows, or the last."""
     best_by: Literal["loss", "accuracy"] = "loss"

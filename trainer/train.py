@@ -86,7 +86,9 @@ def _train_and_publish(plan: Plan, progress: Report | None) -> Path:
     history = publish.log_records(trainer.state.log_history)
     best = trainer.state.best_global_step or trainer.state.global_step
     if recipe.keep == "best" and recipe.best_by == "accuracy" and examples.dev:
-        best = most_accurate(history, sum(len(example.answer) for example in examples.dev))
+        whole = [step for step in _evaluated(history) if checkpoints.is_whole(checkpoints.checkpoint(plan.run, step))]
+        kept = [record for record in history if int(record["step"]) in whole]
+        best = most_accurate(kept, sum(len(example.answer) for example in examples.dev))
     draft = AdapterManifest(
         id="",
         name=plan.settings.name,
@@ -147,6 +149,10 @@ def most_accurate(history: list[dict[str, float]], dev_tokens: int) -> int:
     return max(step for accuracy, step in evaluated if accuracy >= highest - error)
 
 
+def _evaluated(history: list[dict[str, float]]) -> list[int]:
+    return [int(record["step"]) for record in history if "dev_accuracy" in record]
+
+
 def _keeps_lowest_loss(plan: Plan, has_dev: bool) -> bool:
     return plan.recipe.keep == "best" and plan.recipe.best_by == "loss" and has_dev
 
@@ -184,7 +190,7 @@ def _arguments(plan: Plan, rows: int, has_dev: bool) -> Any:
         metric_for_best_model="eval_loss" if keep_best else None,
         greater_is_better=False if keep_best else None,
         restore_callback_states_from_checkpoint=True,
-        logging_steps=max(1, steps // 200),
+        logging_steps=min(eval_steps, max(1, steps // 200)),
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,

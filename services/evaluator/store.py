@@ -8,6 +8,7 @@ import csv
 import fcntl
 import io
 import json
+import logging
 import os
 import re
 import secrets
@@ -18,7 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from contracts.artifacts import Home, write_atomically, write_json_atomically
-from contracts.errors import NotFound, NotReady
+from contracts.errors import AskTwiceError, NotFound, NotReady
 from contracts.evaluation import EvaluationQuestion, EvaluationResult, Job, JobState, ModeAnswer
 from contracts.generation import Mode
 from contracts.table import QA_COLUMNS
@@ -37,6 +38,9 @@ class KeptAnswer(BaseModel):
 
     index: int
     answer: ModeAnswer
+
+
+log = logging.getLogger("asktwice")
 
 
 class EvaluationStore:
@@ -93,9 +97,11 @@ class EvaluationStore:
 
     def save(self, job: Job) -> None:
         """Write the state of an evaluation; a final one ends this process's hold on it."""
-        write_json_atomically(self._at(job.id) / JOB, job.model_dump())
-        if job.state not in UNFINISHED and (lock := self._locks.pop(job.id, None)) is not None:
-            os.close(lock)
+        try:
+            write_json_atomically(self._at(job.id) / JOB, job.model_dump())
+        finally:
+            if job.state not in UNFINISHED and (lock := self._locks.pop(job.id, None)) is not None:
+                os.close(lock)
 
     def job(self, id: str) -> Job:
         """Return the state of an evaluation; one whose process died becomes ``interrupted``, its answers kept.
@@ -120,7 +126,10 @@ class EvaluationStore:
         """Mark what died with its process; called once at the start."""
         for folder in self._folder.iterdir() if self._folder.is_dir() else ():
             if _ID.fullmatch(folder.name) and (folder / JOB).exists():
-                self.job(folder.name)
+                try:
+                    self.job(folder.name)
+                except (AskTwiceError, OSError, ValueError) as error:
+                    log.warning("evaluation %s cannot be read: %s", folder.name, error)
 
     def text(self, id: str) -> str:
         """Return result.txt.

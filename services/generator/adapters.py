@@ -102,10 +102,13 @@ class Adapters:
                 del self._entries[gone]
                 await asyncio.wrap_future(self._engine.unload(gone))
             for id, manifest in manifests.items():
-                if id in self._entries:
-                    self._entries[id].manifest = manifest
-                else:
+                entry = self._entries.get(id)
+                renewed = entry is not None and entry.manifest.published != manifest.published
+                if entry is None:
                     entry = self._entries[id] = Entry(manifest)
+                    await self._bring_in(entry)
+                entry.manifest = manifest
+                if renewed and entry.state == "refused":  # what stood in the way may have passed
                     await self._bring_in(entry)
             self._seen = seen
 
@@ -166,9 +169,12 @@ class Adapters:
         """Take an adapter out of the model; it stays on disk and is not used until it is loaded again."""
         entry = self._entry(id)
         if entry.state == "ready":
-            await asyncio.wrap_future(self._engine.unload(id))
-            entry.state, entry.reason = "unloaded", None
+            await self._to_its_end(self._take_out(entry))
         return entry.info()
+
+    async def _take_out(self, entry: Entry) -> None:
+        await asyncio.wrap_future(self._engine.unload(entry.manifest.id))
+        entry.state, entry.reason = "unloaded", None
 
     def _entry(self, id: str) -> Entry:
         if id not in self._entries:

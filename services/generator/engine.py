@@ -142,8 +142,10 @@ class Engine:
             batch = self._next_batch()
             if batch:
                 self._answer(batch)
-            elif self._stopping and not self._commands:
-                return  # nothing is queued, and nothing is accepted any more
+                continue
+            with self._wake:
+                if self._stopping and not self._commands and not self._jobs:
+                    return  # nothing is queued, and nothing is accepted any more
 
     def _next_batch(self) -> list[Job]:
         """Take the oldest job and those behind it that can share its forward passes."""

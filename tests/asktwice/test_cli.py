@@ -36,6 +36,7 @@ def test_all_commands_are_listed() -> None:
         (["ask", "q", "--url", "http://127.0.0.1:9"], "cannot be reached"),
         (["ask", "q", "--adapter", "../x", "--url", "http://127.0.0.1:9"], "adapter: "),
         (["ask", "q" * 20_001, "--url", "http://127.0.0.1:9"], "question: "),
+        (["ask", "q", "--url", "http://[x"], "--url"),
         (["serve", "--data", "nowhere.csv", "--profile", "demo"], "There is no file nowhere.csv"),
         (["evaluate", "--out", "data", "--url", "http://127.0.0.1:9"], "Cannot write data"),
         (["demo", "--out", "nowhere/result.txt"], "Cannot write nowhere/result.txt"),
@@ -75,6 +76,37 @@ def test_a_home_that_a_server_has_open_is_told_at_once_and_what_to_do(tmp_path: 
     assert done.returncode == 1
     assert "--url" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_index_of_another_embedding_is_told_at_once(tmp_path: Path) -> None:
+    import sqlite3
+
+    assert asktwice("index", "README.md", "--home", tmp_path, "--profile", "demo").returncode == 0
+    with sqlite3.connect(next(tmp_path.rglob("ledger.sqlite"))) as ledger:
+        changed = ledger.execute("UPDATE meta SET value = 'another-model' WHERE key LIKE '%embedding%'").rowcount
+    ledger.close()
+    assert changed == 1
+    done = asktwice("ask", "Привет", "--home", tmp_path, "--profile", "demo")
+    assert done.returncode == 1
+    assert "another-model" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("check", "obstacle"),
+    [
+        ("index: is being opened; data: waits for the index", ""),
+        ("data: indexing 3/40", ""),
+        ("index: rebuilding 0/7", ""),
+        ("model: loading", ""),
+        ("index: deleting it and indexing again does as well.", "index: deleting it and indexing again does as well."),
+        ("data: my-indexing.csv is empty.", "data: my-indexing.csv is empty."),
+    ],
+)
+def test_only_what_needs_time_is_waited_for(check: str, obstacle: str) -> None:
+    from asktwice.serving import _obstacles
+    from contracts.health import Readiness
+
+    assert _obstacles(Readiness.of({"generator": "ok", "retriever": check})) == obstacle
 
 
 def test_doctor_finds_what_is_missing(tmp_path: Path) -> None:

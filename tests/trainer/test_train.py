@@ -295,3 +295,13 @@ def test_the_console_names_what_is_wrong_and_ends_with_one(tmp_path: Path) -> No
     assert done.returncode == 1
     assert done.stderr.startswith("error: Cannot read")
     assert "Traceback" not in done.stderr
+
+
+def test_a_published_adapter_that_was_damaged_is_trained_again(settings: Settings) -> None:
+    first = train(settings())
+    weights = first.folder / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-4])
+    again = train(settings())
+    assert not again.skipped
+    assert (again.folder, weights.read_bytes()) == (first.folder, whole)

@@ -154,6 +154,20 @@ def test_adapters_that_do_not_belong_here_are_refused_with_the_reason(
     assert "changed after it was published" in refused
 
 
+def test_a_refused_adapter_that_is_published_again_is_looked_at_again(
+    client: httpx.Client, home: Home, base_folder: Path
+) -> None:
+    manifest = publish(home, base_folder, "one", seed=1)
+    weights = home.adapters / manifest.id / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-4])
+    eventually(lambda: "refused" in ask(client, "ft").text, "refused")
+    weights.write_bytes(whole)
+    renewed = manifest.model_copy(update={"published": datetime.now(UTC) + timedelta(hours=1)})
+    (home.adapters / manifest.id / "manifest.json").write_text(renewed.model_dump_json(), encoding="utf-8")
+    eventually(lambda: ask(client, "ft").json().get("adapter") == manifest.id, "it answers")
+
+
 def test_an_adapter_for_a_mode_without_one_is_an_error(client: httpx.Client, home: Home, base_folder: Path) -> None:
     manifest = publish(home, base_folder, "one", seed=1, modes=[Mode.rag_ft])
     assert ask(client, "base", adapter=manifest.id).status_code == 422
