@@ -36,7 +36,7 @@ def test_all_commands_are_listed() -> None:
         (["ask", "q", "--url", "http://127.0.0.1:9"], "cannot be reached"),
         (["ask", "q", "--adapter", "../x", "--url", "http://127.0.0.1:9"], "adapter: "),
         (["ask", "q" * 20_001, "--url", "http://127.0.0.1:9"], "question: "),
-        (["ask", "q", "--url", "http://[x"], "--url"),
+        (["ask", "q", "--url", "http://x:port"], "--url"),
         (["serve", "--data", "nowhere.csv", "--profile", "demo"], "There is no file nowhere.csv"),
         (["evaluate", "--out", "data", "--url", "http://127.0.0.1:9"], "Cannot write data"),
         (["demo", "--out", "nowhere/result.txt"], "Cannot write nowhere/result.txt"),
