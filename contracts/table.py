@@ -27,7 +27,7 @@ MAX_FILE_BYTES = 200_000_000
 MAX_CELL_CHARS = 1_000_000
 MAX_ERRORS_LISTED = 100
 _DELIMITERS = (",", ";", "\t")
-# Letters of Russian text with their frequency in 1/100 of a percent (Russian National Corpus, rounded).
+# Letters of Russian text with their frequency in 1/100 of a percent, roughly: enough to tell encodings apart.
 _FREQUENCIES = (
     "о1090 е850 а800 и740 н670 т630 с550 р470 в450 л440 к350 м320 д300 п280 у260 я200 ы190 ь170 г170 з160 б160 ч140"
     " й120 х100 ж90 ш70 ю60 ц50 щ40 э30 ф30 ъ4 ё20"

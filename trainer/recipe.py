@@ -48,8 +48,8 @@ class Recipe(BaseModel):
     """Which checkpoint is published: the best on the dev rows, or the last."""
     best_by: Literal["loss", "accuracy"] = "loss"
     """What "best" means: the lowest dev loss; or, of those within one standard error of the highest share of right dev
-    answer tokens (the one-standard-error rule, Breiman et al. 1984), the longest trained. A tiny model that learns its
-    rows by heart grows ever surer of its errors: its loss rises while it gets more right."""
+    answer tokens, the longest trained (the one-standard-error rule would take the simplest). A tiny model that learns
+    its rows by heart grows ever surer of its errors: its loss rises while it gets more right."""
     seed: int = Field(default=42, ge=0, lt=2**32)
 
     @property
