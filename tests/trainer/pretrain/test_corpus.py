@@ -1,0 +1,111 @@
+"""The training text: repeatable, answered out of its own passages, and without what is kept for the evaluation."""
+
+import re
+
+import pytest
+
+from contracts.prompts import build_messages
+from trainer.pretrain.corpus import CALLS, CALLS_EN, UNKNOWN, UNKNOWN_EN, Corpus, Example, HeldOut
+from trainer.pretrain.domains import HELD_OUT_DOMAINS, NAMES, domains, is_named, placeholders
+from trainer.pretrain.words import Words, is_held_out, syllables
+
+EVERY = [*domains(held_out=False), *domains(held_out=True)]
+WORDS = {"price", "duration", "date", "time", "hours", "phone", "person", "address", "email", "site", "percent"}
+WORDS |= {"number", "year", "city", "count", "v", "list"}
+
+
+def drawn(number: int, level: float = 1.0, seed: int = 11) -> list[Example]:
+    corpus = Corpus(seed)
+    return [corpus.example(level, turns=2) for _ in range(number)]
+
+
+def test_the_same_seed_gives_the_same_text() -> None:
+    assert drawn(200) == drawn(200)
+    assert drawn(50) != drawn(50, seed=12)
+
+
+def test_most_answers_hold_the_value_and_every_value_stands_in_a_passage() -> None:
+    answered = [e for e in drawn(3000) if e.value and e.value not in ("Да", "Нет", "Yes", "No")]
+    assert len(answered) > 1000
+    for example in answered:
+        assert example.value in example.answer, example
+        assert any(example.value in " ".join(passage.split()) for passage in example.passages), example
+        assert not any(rival in example.answer for rival in example.rivals), example
+
+
+def test_an_answer_is_a_sentence_of_a_passage() -> None:
+    corpus = Corpus(11, probing=True)
+    for example in (corpus.question(2) for _ in range(1000)):
+        body = re.sub(r"^(Здравствуйте! |Добрый (день|вечер)! |Hello! )?((Да|Нет|Yes|No)\. )?", "", example.answer)
+        for call in (*CALLS, *CALLS_EN):
+            body = body.removesuffix(f" {call}")
+        assert any(body in passage for passage in example.passages), example
+
+
+def test_a_question_that_nothing_answers_is_not_answered() -> None:
+    corpus = Corpus(3)
+    for _ in range(500):
+        assert corpus.question(3, "missing").answer in (UNKNOWN, UNKNOWN_EN)
+        empty = corpus.question(0, "empty")
+        assert empty.passages == () and empty.answer in (UNKNOWN, UNKNOWN_EN)
+
+
+def test_the_prompt_is_the_one_of_the_services() -> None:
+    example = Corpus(5).question(3)
+    assert example.messages("S") == build_messages(example.question, example.passages, "S")
+    assert example.messages("S")[1]["content"].startswith("Контекст:\n[1] ")
+
+
+def test_every_sort_of_text_is_drawn() -> None:
+    examples = drawn(4000)
+    assert {len(e.passages) for e in examples} == {0, 1, 2, 3, 4, 5}
+    kinds = {e.kind.split()[0] for e in examples}
+    assert {domain.name for domain in domains(held_out=False)} <= kinds
+    assert {"drill", "missing", "empty", "mention", "small"} <= kinds
+    assert any(e.answer.startswith("Здравствуйте!") for e in examples)
+    assert any(e.value == "Да" for e in examples) and any(e.value == "Нет" for e in examples)
+
+
+def test_training_never_shows_what_is_held_out() -> None:
+    assert {domain.name for domain in domains(held_out=True)} == HELD_OUT_DOMAINS
+    assert not HELD_OUT_DOMAINS & {domain.name for domain in domains(held_out=False)}
+    assert not set(syllables(held_out=True)) & set(syllables(held_out=False))
+    text = " ".join(" ".join((*e.passages, e.question, e.answer)) for e in drawn(3000))
+    for domain in domains(held_out=False):
+        for relation in domain.relations:
+            for template in (*relation.sentences(held_out=True), *relation.questions(held_out=True)):
+                longest = max(re.split(r"\{\w+\}", template), key=len).strip(" .?,:«»")
+                if len(longest) > 25:
+                    assert longest not in text, template
+
+
+def test_numbers_are_held_out() -> None:
+    import random
+
+    shown, kept = Words(random.Random(1), held_out=False), Words(random.Random(1), held_out=True)
+    assert not any(is_held_out(shown.whole(100, 999)) for _ in range(1000))
+    assert all(is_held_out(kept.whole(100, 999)) for _ in range(1000))
+
+
+@pytest.mark.parametrize("held_out", [HeldOut(names=True), HeldOut(True, True), HeldOut(True, True, True)])
+def test_the_evaluations_cases_have_values(held_out: HeldOut) -> None:
+    corpus = Corpus(8, held_out, probing=True)
+    for passages in (1, 3, 5):
+        examples = [corpus.question(passages) for _ in range(100)]
+        assert all(example.value and len(example.passages) == passages for example in examples)
+    assert all(e.kind.split()[0] in HELD_OUT_DOMAINS for e in examples) == held_out.domains
+
+
+@pytest.mark.parametrize("domain", EVERY, ids=lambda domain: domain.name)
+def test_a_domains_file_is_whole(domain) -> None:  # type: ignore[no-untyped-def]
+    assert len(domain.names) >= 20 and len(domain.described) >= 8 and len(domain.fillers) >= 8
+    assert len(domain.relations) >= 12
+    assert all(placeholders(text) == [] for text in domain.fillers)
+    assert all(is_named(text) and len(placeholders(text)) == 1 for text in domain.described)
+    for relation in domain.relations:
+        assert len(relation.questions(held_out=False)) >= 7 and len(relation.questions(held_out=True)) == 2
+        assert all(set(placeholders(question)) <= NAMES for question in relation.asked)
+        for sentence in (*relation.told, *relation.yes, *relation.no):
+            values = set(placeholders(sentence)) - NAMES
+            assert values <= WORDS and len(values) == (0 if relation.yes else 1), sentence
+            assert sentence.endswith((".", "!")), sentence
