@@ -1,11 +1,12 @@
 """Rows in, token ids out: which rows train, which measure the dev loss, and what exactly the model sees of them."""
 
 import hashlib
+import random
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from contracts.errors import InvalidInput
@@ -49,9 +50,18 @@ def check_rows(table: Table) -> None:
 
 
 def make_examples(
-    table: Table, tokenizer: Any, system_prompt: str, max_length: int, dev_fraction: float, seed: int
+    table: Table,
+    tokenizer: Any,
+    system_prompt: str,
+    max_length: int,
+    dev_fraction: float,
+    seed: int,
+    variants: int = 0,
 ) -> Examples:
     """Tokenize the rows, leave out those over ``max_length`` tokens, split the others.
+
+    Args:
+        variants: how many carelessly typed versions of its question each training row is trained with besides its own.
 
     Raises:
         InvalidInput: fewer than ``MIN_ROWS`` rows fit.
@@ -66,8 +76,15 @@ def make_examples(
         )
     dev = dev_rows(fitting, dev_fraction, seed)
     kept = [example for example in encoded if example.row not in too_long]
+    train = [example for example in kept if example.row not in dev]
+    for row in fitting:
+        if row.number not in dev:
+            questions = careless_versions(row.question, variants, f"{seed} {row.number}")
+            asked = [replace(row, cells={**row.cells, "question": question}) for question in questions]
+            versions = [encode(version, tokenizer, system_prompt) for version in asked]
+            train += [version for version in versions if len(version) <= max_length]
     return Examples(
-        train=[example for example in kept if example.row not in dev],
+        train=train,
         dev=[example for example in kept if example.row in dev],
         too_long=sorted(too_long),
     )
@@ -99,6 +116,36 @@ def normalized(question: str) -> str:
     """Return the question without what does not change it: case, punctuation, spaces, ё for е."""
     text = unicodedata.normalize("NFKC", question).casefold().replace("ё", "е")
     return " ".join(re.findall(r"\w+", text)) or text
+
+
+def careless_versions(question: str, number: int, seed: str) -> list[str]:
+    """Return up to ``number`` different versions of a question as people type it in a hurry.
+
+    Words are left out or change places, capitals and punctuation go, letters are mistyped. A row is then known by what
+    it asks, not by how it was once written. Fewer are returned where the question is too short to differ.
+    """
+    rng, versions = random.Random(seed), {question: None}
+    for _ in range(4 * number):
+        if len(versions) > number:
+            break
+        words = question.split()
+        if len(words) > 3 and rng.random() < 0.7:
+            del words[rng.randrange(len(words))]
+        if len(words) > 4 and rng.random() < 0.3:
+            del words[rng.randrange(len(words))]
+        if len(words) > 2 and rng.random() < 0.4:
+            at = rng.randrange(len(words) - 1)
+            words[at], words[at + 1] = words[at + 1], words[at]
+        text = " ".join(words)
+        if rng.random() < 0.5:
+            text = text.lower()
+        if rng.random() < 0.5:
+            text = text.rstrip("?!. ")
+        if len(text) > 8 and rng.random() < 0.3:
+            at = rng.randrange(1, len(text) - 1)
+            text = text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+        versions[text] = None
+    return list(versions)[1 : number + 1]
 
 
 def encode(row: Row, tokenizer: Any, system_prompt: str) -> Example:

@@ -39,6 +39,8 @@ class Recipe(BaseModel):
     """Compute what the prompts of a batch begin with once, not once a row; for rows that are short beside it."""
     max_length: int = Field(default=1024, ge=16)
     """In tokens, prompt and answer together. Longer rows are left out and reported, never cut."""
+    question_variants: int = Field(default=0, ge=0, le=50)
+    """Carelessly typed versions of its question that each row is trained with besides its own; they count as rows."""
     dev_fraction: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of the rows that only the dev loss sees."""
     evals_per_epoch: float = Field(default=2, gt=0)

@@ -66,7 +66,13 @@ def _train_and_publish(plan: Plan, progress: Report | None) -> Path:
     recipe, base = plan.recipe, plan.settings.base
     tokenizer = load_tokenizer(base)
     examples = make_examples(
-        plan.table, tokenizer, plan.settings.system_prompt, recipe.max_length, recipe.dev_fraction, recipe.seed
+        plan.table,
+        tokenizer,
+        plan.settings.system_prompt,
+        recipe.max_length,
+        recipe.dev_fraction,
+        recipe.seed,
+        recipe.question_variants,
     )
     if examples.too_long:
         numbers = ", ".join(map(str, examples.too_long[:20])) + (" ..." if len(examples.too_long) > 20 else "")
@@ -216,7 +222,7 @@ def _data_record(plan: Plan, examples: Examples) -> DataRecord:
         file=plan.table.name,
         sha256=plan.table.sha256,
         rows=len(plan.table.rows),
-        train_rows=[example.row for example in examples.train],
+        train_rows=sorted({example.row for example in examples.train}),
         dev_rows=[example.row for example in examples.dev],
         too_long_rows=examples.too_long,
     )

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 from contracts.errors import InvalidInput
 from contracts.prompts import PLAIN_CHAT_TEMPLATE, SYSTEM_PROMPT, build_messages
 from contracts.table import Row, Table
-from trainer.data import dev_rows, encode, make_examples, normalized, to_dataset
+from trainer.data import careless_versions, dev_rows, encode, make_examples, normalized, to_dataset
 
 REASONING_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}"
@@ -100,3 +100,25 @@ def test_the_dev_part_is_there_from_ten_rows_on(rows: int, dev: int) -> None:
 def test_a_file_that_repeats_every_question_still_has_a_dev_part_and_one_question_alone_has_none() -> None:
     assert len(dev_rows([row(n, f"Вопрос {n // 2}?") for n in range(10)], 0.1, seed=1)) == 2
     assert dev_rows([row(n) for n in range(10)], 0.1, seed=1) == set()
+
+
+def test_careless_versions_differ_and_keep_what_is_asked() -> None:
+    question = "Сколько стоит курс «Нейросети на Python» для школьников?"
+    versions = careless_versions(question, 6, "42 1")
+    assert len(set(versions)) == 6 and question not in versions
+    assert versions == careless_versions(question, 6, "42 1") != careless_versions(question, 6, "42 2")
+    letters = set(question.lower())
+    assert all(set(version.lower()) <= letters for version in versions)
+    assert all(len(version.split()) >= len(question.split()) - 2 for version in versions)
+    assert careless_versions("Да", 6, "1") in ([], ["да"])
+
+
+def test_only_training_rows_are_asked_carelessly(tokenizer: Any) -> None:
+    rows = table([row(n, f"Сколько стоит курс номер {n}, если платить сразу?", f"{n}00 рублей.") for n in range(1, 21)])
+    made = make_examples(rows, tokenizer, SYSTEM_PROMPT, 512, 0.1, seed=1, variants=3)
+    plain = make_examples(rows, tokenizer, SYSTEM_PROMPT, 512, 0.1, seed=1)
+    assert made.dev == plain.dev
+    assert {e.row for e in made.train} == {e.row for e in plain.train}
+    assert len(made.train) > 2 * len(plain.train)
+    by_row = {e.row: e.answer for e in plain.train}
+    assert all(e.answer == by_row[e.row] for e in made.train)

@@ -28,8 +28,11 @@ CALLS = (
 CALLS_EN = ("Sign up today!", "Join us!", "Leave a request, and a manager will help you.")
 LONGEST_ANSWER = 150  # characters of the copied sentences: some 60 tokens of text that is not ours
 LONGEST_CALLED = 100  # what is longer goes without a call to action
+LONGEST_WHOLE = 90  # of a longer sentence of two facts only the asked part is copied
+WIDE = 0.5  # from this level on there are price lists and words that are not Russian
+SAYING = "Сообщаем: "  # before a part that does not begin its sentence
 LONGEST_SENTENCE = 140
-SENTENCE = re.compile(r"[^.!?]+(?:[.!?](?=\S)[^.!?]+)*[.!?]+")
+SENTENCE = re.compile(r"[^.!?]+(?:(?<=руб)\.[^.!?]+|(?<=ул)\.[^.!?]+|[.!?](?=\S)[^.!?]+)*[.!?]+")
 # question's greeting, answer's greeting
 GREETINGS = (
     ("Привет, ", "Здравствуйте! "),
@@ -80,6 +83,34 @@ DESCRIBE_EN = (
     "Could you describe {N}?",
     "What kind of thing is {N}?",
 )
+# things of a price list or a timetable: several in one sentence, of which one is asked
+ITEMS = tuple(
+    item.strip()
+    for item in """
+взрослый билет; детский билет; школьный билет; льготный билет; семейный билет; входной билет; абонемент на год;
+абонемент на месяц; разовое посещение; пробное занятие; групповое занятие; индивидуальный урок; повторный приём;
+первичный приём; женская стрижка; мужская стрижка; детская стрижка; окрашивание; укладка; маникюр; педикюр; чистка;
+осмотр; прививка; анализ крови; снимок; массаж спины; массаж ног; час аренды; сутки аренды; одноместный номер;
+двухместный номер; люкс; завтрак; обед; ужин; бизнес-ланч; чашка кофе; чай с травами; пирог с вишней; пирог с капустой;
+ржаной хлеб; белый хлеб; килограмм мёда; банка варенья; букет из роз; букет из тюльпанов; замена масла; замена экрана;
+замена батареи; диагностика; мойка; полировка; установка программы; настройка сети; подключение; базовый тариф;
+полный тариф; тариф для бизнеса; доставка по городу; доставка за город; подъём на этаж; сборка шкафа; сборка кухни;
+консультация юриста; составление договора; составление иска; заверение копии; перевод страницы; регистрация фирмы;
+печать листа; печать плаката; ламинирование; переплёт; прогулка на лодке; прогулка на лошадях; прокат лыж;
+прокат коньков; прокат велосипеда; место для палатки; баня; экскурсия для взрослых; экскурсия для школьников; мастер-класс;
+корм для кошек; корм для собак; клетка для попугая; стерилизация кошки; стерилизация кота; вводный курс; полный курс;
+летняя смена; зимняя смена; рабочий день в июне; смена в цехе; смена на складе; пиджак; юбка; пошив платья; ремонт куртки
+""".replace("\n", " ").split(";")
+)
+# how it is told, how it is asked, which value
+LISTED = (
+    (("{i} — {v}", "{i} стоит {v}", "{i}: {v}", "за {i} — {v}"), ("Сколько стоит {i}?", "Почём {i}?", "{i} — сколько стоит?",
+     "Какая цена: {i}?", "Скажите цену: {i}", "Во сколько обойдётся {i}?", "Цена за {i}?"), "price"),
+    (("{i} — {v}", "{i} длится {v}", "{i} занимает {v}"), ("Сколько длится {i}?", "Сколько времени занимает {i}?", "{i} — это сколько по времени?",
+     "Как долго: {i}?"), "duration"),
+    (("{i} — {v}", "на {i} скидка {v}"), ("Какая скидка на {i}?", "{i} — какая скидка?", "Сколько процентов скидки: {i}?"), "percent"),
+    (("{i} — {v}", "{i} — с {v}"), ("Во сколько {i}?", "Когда {i}?", "В какое время {i}?"), "time"),
+)  # fmt: skip
 # word in the nominative | the question word that agrees with it
 ATTRIBUTES = tuple(
     (pair.split("|")[0].strip(), pair.split("|")[1].strip())
@@ -226,9 +257,13 @@ class Scene:
             self.subjects.append(self._subject(other))
             passages_of.append(self.subjects[-1])
         self._shared = r.sample(range(len(self.domain.relations)), 2)  # told of several things: rivals
+        self._listed: list[Fact] = []  # the items of a price list, and how they are asked
+        self._asked_of: dict[int, str] = {}
         texts = [self._passage(subject) for subject in passages_of]
         r.shuffle(texts)
         self.passages = tuple(texts)
+        self._foreign = self._foreign_words() if level >= WIDE and r.random() < 0.4 else {}
+        self.passages = tuple(self._estranged(text) for text in texts)
 
     # --- telling ---------------------------------------------------------------------------------------------------
 
@@ -326,6 +361,8 @@ class Scene:
         if r.random() < 0.06 and len(facts) > 1 and level > 0.3:
             return self._table(subject, facts)
         sentences = self._joined(facts)
+        if level >= WIDE and not subject.domain.english and not self._listed and r.random() < 0.1:
+            sentences.insert(r.randint(0, len(sentences)), self._list_of_items(subject))
         fillers = r.choices((0, 1, 2), (1.0, 0.1 + 0.6 * level, 0.3 * level))[0]
         for filler in r.sample(subject.domain.fillers, fillers):
             sentences.insert(r.randint(0, len(sentences)), filler)
@@ -348,14 +385,57 @@ class Scene:
                 and len(last.sentence) + len(fact.sentence) < LONGEST_SENTENCE
             )
             if last is not None and fits and self._rng.random() < 0.35 * self._level:
-                both = last.sentence.rstrip(".") + self._rng.choice((", ", ", ", "; ")) + fact.tail
+                joints = ("; ", ", and ") if fact.subject.domain.english else (", ", ", ", "; ", ", при этом ")
+                both = re.sub(r"(?<!руб)\.$", "", last.sentence) + self._rng.choice(joints) + fact.tail
                 last.answer = fact.answer = both
+                if len(both) > LONGEST_WHOLE and not fact.subject.domain.english:
+                    last.answer, fact.answer = last.sentence, SAYING + fact.tail
                 sentences[-1] = both
                 last = None
                 continue
             sentences.append(fact.sentence)
             last = fact
         return sentences
+
+    def _list_of_items(self, subject: Subject) -> str:
+        """A sentence with values of one sort for several things; the answer is the part with the asked one."""
+        r = self._rng
+        told, asked, sort = r.choice(LISTED)
+        template = r.choice(told)
+        parts = []
+        for index in r.sample(range(len(ITEMS)), r.choice((2, 2, 3, 3, 4))):
+            value = str(getattr(self.words, sort)())
+            part = template.format(i=ITEMS[index], v=value)
+            parts.append(part)
+            self._asked_of[2000 + index] = r.choice(asked)
+            answer = f"{_cap(part)}." if len(parts) == 1 else f"{SAYING}{part}."
+            self._listed.append(Fact(subject, 2000 + index, value, "", False, answer, sort))
+        self.facts += self._listed
+        return _cap(r.choice((", ", ", ", "; ")).join(parts)) + "."
+
+    def _foreign_words(self) -> dict[str, str]:
+        """Invented stems for some of the scene's words: they can be found and copied, not known."""
+        r, found = self._rng, {}
+        share = r.choice((0.1, 0.2, 0.4, 0.6))
+        for word in re.findall(r"[А-Яа-яё]{6,}", " ".join(self.passages)):
+            stem = word[:5].lower()
+            if stem not in found:
+                found[stem] = self.words.word() if r.random() < share else stem
+        return {stem: new for stem, new in found.items() if stem != new}
+
+    def _estranged(self, text: str) -> str:
+        """The text with the invented stems in place of those that they stand for, endings kept."""
+        if not self._foreign:
+            return text
+
+        def renamed(match: re.Match[str]) -> str:
+            word = match.group()
+            new = self._foreign.get(word[:5].lower())
+            if new is None:
+                return word
+            return (new.capitalize() if word[0].isupper() else new) + word[5:]
+
+        return re.sub(r"[А-Яа-яё]{5,}", renamed, text)
 
     def _table(self, subject: Subject, facts: list[Fact]) -> str:
         """The same as lines of a card: a name, then a sentence a line."""
@@ -369,6 +449,8 @@ class Scene:
         if index < 0:
             every = DESCRIBE_EN if english else DESCRIBE
             return subject.asked(r.choice(every[-2:] if self._corpus.held_out.templates else every[:-2]))
+        if index >= 2000:
+            return _cap(self._asked_of[index].format(i=ITEMS[index - 2000]))
         if index >= 1000:
             word, which = ATTRIBUTES[index - 1000]
             if not named:
@@ -413,7 +495,7 @@ class Scene:
         others = " ".join(other for other in sentences if other.strip() != sentence).lower()
         if not question or not 12 < len(sentence) < LONGEST_ANSWER or any(stem in others for stem in stems):
             return None
-        return self._finished(question, sentence, sentence, (), "mention", english)
+        return self._finished(question, sentence, sentence, (), "mention", english, strange=True)
 
     def _same(self, fact: Fact) -> list[Fact]:
         """The same told of other things."""
@@ -437,7 +519,7 @@ class Scene:
         answer = fact.answer or fact.sentence
         if r.random() < 0.05 * self._level and not self._corpus.probing:
             second = r.choice([f for f in self.facts if f.subject is fact.subject])
-            if second is not fact and second.relation >= 0 and "yes" not in (fact.sort, second.sort):
+            if second is not fact and 0 <= second.relation < 2000 and "yes" not in (fact.sort, second.sort):
                 also = self._question(second.subject, second.relation, named=False)
                 question = f"{question.rstrip('?.')} и {also[:1].lower()}{also[1:]}"
                 if second.answer != answer:
@@ -446,6 +528,8 @@ class Scene:
             return None
         if fact.sort == "yes":
             rivals = [{"Да": "Нет.", "Нет": "Да.", "Yes": "No.", "No": "Yes."}[fact.value]]
+        elif fact.relation >= 2000:
+            rivals = [f.value for f in self._listed if f.value not in fact.value and fact.value not in f.value]
         else:
             rivals = [f.value for f in same if f.value not in fact.value and fact.value not in f.value]
         kind = f"{fact.subject.domain.name} {fact.relation}"
@@ -456,7 +540,11 @@ class Scene:
         r = self._rng
         subject = r.choice(self.subjects)
         roll = r.random()
-        if roll < 0.4:  # of a thing that no passage names
+        if self._listed and roll < 0.3:  # of something that the list leaves out
+            known = {fact.relation - 2000 for fact in self._listed}
+            item = r.choice([item for index, item in enumerate(ITEMS) if index not in known])
+            question = _cap(r.choice(list(self._asked_of.values())).format(i=item))
+        elif roll < 0.4:  # of a thing that no passage names
             absent = self._subject(subject.domain)
             told = [f.relation for f in self.facts if f.subject.domain is subject.domain]
             index = r.choice(told) if r.random() < 0.85 else r.randrange(len(subject.domain.relations))
@@ -478,10 +566,20 @@ class Scene:
         return self._finished(question, "", "", (), "missing", self.domain.english)
 
     def _finished(
-        self, question: str, answer: str, value: str, rivals: tuple[str, ...], kind: str, english: bool
+        self,
+        question: str,
+        answer: str,
+        value: str,
+        rivals: tuple[str, ...],
+        kind: str,
+        english: bool,
+        strange: bool = False,
     ) -> Example:
         """Greet, mistype, close with a call to action."""
         r = self._rng
+        if not strange:  # taken from the passages as they stand
+            question, answer, value = self._estranged(question), self._estranged(answer), self._estranged(value)
+        rivals = tuple(self._estranged(rival) for rival in rivals)
         greeting = ("", "")
         if r.random() < 0.25:
             greeting = r.choice(GREETINGS_EN if english else GREETINGS)
@@ -593,6 +691,6 @@ def texts(seed: int, number: int) -> Sequence[str]:
     """Texts to train the tokenizer on."""
     corpus, every = Corpus(seed), []
     for _ in range(number):
-        example = corpus.example(0.8)
+        example = corpus.example(0.49)  # words that are no Russian are not to shape the tokens
         every += [example.raw, *(message["content"] for message in example.messages("")), example.answer]
     return every
