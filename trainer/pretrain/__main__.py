@@ -60,15 +60,17 @@ class Recipe:
     layers: int = 5
     heads: int = 5
     kv_heads: int = 5
-    learning_rate: float = 5e-3  # of Muon, for the matrices
-    adam_learning_rate: float = 3e-3  # of AdamW, for the embedding, the norms and the biases
+    learning_rate: float = 1.2e-3  # of Muon, for the matrices
+    adam_learning_rate: float = 1.2e-3  # of AdamW, for the embedding, the norms and the biases
     batch_tokens: int = 6144
     turns: int = 3  # questions over the same passages, in one chat
-    widen_from: float = 0.05  # until here one or two short passages: copying has to be learned first
-    widen_to: float = 0.35
-    answers_from: float = 0.3  # from here a token of an answer counts five times one of a passage
-    one_turn_from: float = 0.75  # from here chats of one question, as the services ask them
-    nf4_from: float = 0.85
+    widen_from: float = 0.41  # until here one or two short passages: copying has to be learned first
+    widen_to: float = 0.7
+    answers_from: float = 0.25  # from here the answers alone count: nobody can guess what passages hold
+    start_weight: float = 5.0  # of the first tokens of an answer: they choose the sentence, the others copy it
+    start_tokens: int = 4
+    one_turn_from: float = 0.85  # from here chats of one question, as the services ask them
+    nf4_from: float = 0.88
     seed: int = 7
 
 
@@ -87,6 +89,7 @@ class Batch:
     """Right-padded token ids with the weight of each as a target, and the prefix that all rows share."""
 
     prefix: list[int]
+    tokens: int
     ids: torch.Tensor
     weights: torch.Tensor
     answers: torch.Tensor
@@ -94,10 +97,11 @@ class Batch:
 
 @dataclass(slots=True)
 class Row:
-    """The token ids of one chat, and which of them (1.0) are answers."""
+    """The token ids of one chat, which of them (1.0) are answers, and where these begin."""
 
     ids: list[int]
     answers: list[float]
+    starts: list[int]
 
 
 def build_tokenizer(size: int, seed: int) -> PreTrainedTokenizerFast:
@@ -192,9 +196,11 @@ class Batches:
                 parts += [f"\n{SPECIAL[1]}user\n{question}{SPECIAL[2]}\n{SPECIAL[1]}assistant\n", answer + SPECIAL[2]]
         encoded, rows = iter(self.encode(parts)), []
         for example in examples:
-            row = Row([], [])
+            row = Row([], [], [])
             for _ in range(1 + len(example.further)):
                 asked_ids, answer_ids = next(encoded), next(encoded)
+                if not example.raw:
+                    row.starts.append(len(row.ids) + len(asked_ids))
                 row.ids += asked_ids + answer_ids
                 row.answers += [0.0] * len(asked_ids) + [1.0] * len(answer_ids)
             rows.append(row)
@@ -217,22 +223,28 @@ class Batches:
         for index, row in enumerate(rows):
             end = len(row.ids)
             ids[index, :end] = torch.tensor(row.ids)
-            weights[index, :end] = 1.0 if done < self.recipe.answers_from else 0.2
+            weights[index, :end] = float(done < self.recipe.answers_from)
             answers[index, :end] = torch.tensor(row.answers)
-        return Batch(prefix, ids, torch.maximum(weights, answers), answers)
+            if done >= self.recipe.answers_from:
+                for start in row.starts:
+                    weights[index, start : start + self.recipe.start_tokens] = self.recipe.start_weight
+        return Batch(prefix, sum(len(row.ids) for row in rows), ids, torch.maximum(weights, answers), answers)
 
 
 def losses(model: Any, batch: Batch, bf16: bool) -> tuple[torch.Tensor, float]:
     """The weighted loss to minimise and, to be shown, the loss on the answers alone."""
+    weights = batch.weights[:, 1:].flatten()
+    counted = weights.nonzero().squeeze(1)  # the rest need no logits: a fifth of the work
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         past = None
         if batch.prefix:
             # All rows share the system prompt: it is read once, the gradient flows through its keys and values.
-            past = model(input_ids=torch.tensor([batch.prefix]), use_cache=True, logits_to_keep=1).past_key_values
+            past = model.model(input_ids=torch.tensor([batch.prefix]), use_cache=True).past_key_values
             past.batch_repeat_interleave(len(batch.ids))
-        logits = model(input_ids=batch.ids[:, :-1], past_key_values=past, use_cache=past is not None).logits
-    each = F.cross_entropy(logits.flatten(0, 1).float(), batch.ids[:, 1:].flatten(), reduction="none")
-    weights, answers = batch.weights[:, 1:].flatten(), batch.answers[:, 1:].flatten()
+        read = model.model(input_ids=batch.ids[:, :-1], past_key_values=past, use_cache=past is not None)
+        logits = model.lm_head(read.last_hidden_state.flatten(0, 1)[counted])
+    each = F.cross_entropy(logits.float(), batch.ids[:, 1:].flatten()[counted], reduction="none")
+    weights, answers = weights[counted], batch.answers[:, 1:].flatten()[counted]
     return (each * weights).sum() / weights.sum(), float((each.detach() * answers).sum() / answers.sum())
 
 
@@ -394,7 +406,7 @@ class Run:
         loss, answer_loss = train_step(self.model, self.optimizers, batch, self.args.bf16, done >= self.recipe.nf4_from)
         if not math.isfinite(loss):
             raise SystemExit(f"the loss is {loss} at step {progress.step}: start again with a lower learning rate")
-        tokens = int((batch.weights > 0).sum())
+        tokens = batch.tokens
         progress.step += 1
         progress.tokens += tokens
         now = time.monotonic()

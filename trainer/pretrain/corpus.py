@@ -257,6 +257,8 @@ class Scene:
             self.subjects.append(self._subject(other))
             passages_of.append(self.subjects[-1])
         self._shared = r.sample(range(len(self.domain.relations)), 2)  # told of several things: rivals
+        self._asked: set[tuple[int, int]] = set()  # no fact is asked twice: the second answer could be copied off the first
+        self._mentioned: set[str] = set()
         self._listed: list[Fact] = []  # the items of a price list, and how they are asked
         self._asked_of: dict[int, str] = {}
         texts = [self._passage(subject) for subject in passages_of]
@@ -343,7 +345,7 @@ class Scene:
     def _passage(self, subject: Subject) -> str:
         """Tell some facts about the thing, with neutral sentences around them."""
         r, level = self._rng, self._level
-        number = r.choices((1, 2, 3, 4, 5), (1.0, 0.15 + 0.9 * level, 0.9 * level, 0.5 * level, 0.2 * level))[0]
+        number = r.choices((1, 2, 3, 4, 5), (1.0, 0.8, 0.3 + 0.6 * level, 0.5 * level, 0.2 * level))[0]
         facts = [self._fact(subject, index) for index in self._relations(subject, number) or [-1]]
         if r.random() < 0.05 + 0.25 * level and not any(f.subject is subject and f.relation < 0 for f in self.facts):
             facts.insert(0, self._fact(subject, -1))
@@ -490,6 +492,9 @@ class Scene:
             return self._finished(question, "", "", (), "missing", english) if question else None
         sentences = [part for passage in self.passages for part in SENTENCE.findall(passage.replace("\n", " "))]
         sentence = r.choice(sentences).strip()
+        if sentence in self._mentioned:
+            return None
+        self._mentioned.add(sentence)
         question = self._mention(sentence)
         stems = [word[:-2].lower() for word in question.split() if len(word) > 5]
         others = " ".join(other for other in sentences if other.strip() != sentence).lower()
@@ -510,9 +515,13 @@ class Scene:
     def answered(self) -> Example | None:
         """A question that a passage answers; None if what was drawn makes too long an answer."""
         r = self._rng
-        fact = r.choice(self.facts)
+        facts = [fact for fact in self.facts if fact.key not in self._asked]
+        if not facts:
+            return None
+        fact = r.choice(facts)
         if fact.relation >= 0 and r.random() < 0.4:
-            fact = r.choice([f for f in self.facts if self._same(f)] or self.facts)
+            fact = r.choice([f for f in facts if self._same(f)] or facts)
+        self._asked.add(fact.key)
         same = self._same(fact)
         named = bool(same) or fact.relation < 0 or r.random() < 0.55
         question = self._question(fact.subject, fact.relation, named)
@@ -627,8 +636,10 @@ class Corpus:
             return self.question(0, "empty", level)
         passages = r.choices((1, 2, 3, 4, 5), (1.0 - 0.6 * level, 0.25, 0.4 * level, 0.2 * level, 0.15 * level))[0]
         scene = Scene(self, passages, level)
-        modes = r.choices(("answer", "missing", "mention"), (0.68, 0.1 + 0.16 * level, 0.08 + 0.04 * level), k=turns)
-        drawn = [self._drawn(scene, mode) for mode in modes]
+        modes = r.choices(("answer", "missing", "mention"), (0.68, 0.08 + 0.18 * level, 0.14), k=turns)
+        drawn = [example for example in (self._attempt(scene, mode) for mode in modes) if example is not None]
+        if not drawn:
+            return self.example(level, turns)
         further = tuple((example.question, example.answer) for example in drawn[1:])
         return replace(drawn[0], further=further)
 
@@ -647,13 +658,18 @@ class Corpus:
         return self._drawn(Scene(self, passages, level), mode)
 
     def _drawn(self, scene: Scene, mode: str) -> Example:
+        example = self._attempt(scene, mode)
+        return example or self._drawn(Scene(self, len(scene.passages), 0.0), "answer")
+
+    def _attempt(self, scene: Scene, mode: str) -> Example | None:
+        """Draw a question of the scene; None where nothing fitting is left in it."""
         if mode == "missing":
             return scene.unanswered()
-        for _ in range(20):
+        for _ in range(6):
             example = scene.mentioned() if mode == "mention" else scene.answered()
             if example is not None:
                 return example
-        return self._drawn(Scene(self, len(scene.passages), 0.0), "answer")
+        return None
 
     def _drill(self) -> Example:
         """Free text that repeats itself: the shortest way to learn to copy."""
