@@ -227,7 +227,7 @@ class Batches:
             answers[index, :end] = torch.tensor(row.answers)
             if done >= self.recipe.answers_from:
                 for start in row.starts:
-                    weights[index, start : start + self.recipe.start_tokens] = self.recipe.start_weight
+                    weights[index, start : min(start + self.recipe.start_tokens, end)] = self.recipe.start_weight
         return Batch(prefix, sum(len(row.ids) for row in rows), ids, torch.maximum(weights, answers), answers)
 
 

@@ -1,0 +1,96 @@
+"""The recipe of the bundled model at the size of a test: it learns, goes on after a stop, and ends as a model to load."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes.functional as bnb
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from contracts.prompts import SYSTEM_PROMPT, build_messages
+from trainer.pretrain.__main__ import (
+    Batches,
+    Recipe,
+    Row,
+    Run,
+    build_model,
+    build_tokenizer,
+    losses,
+    parse_args,
+    round_to_nf4,
+    schedule,
+)
+
+SMALL = Recipe(vocabulary=700, hidden=64, intermediate=64, layers=1, heads=1, kv_heads=1, batch_tokens=1024)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return build_tokenizer(700, seed=1)
+
+
+def run(folder: Path, tokens: int) -> Run:
+    arguments = ["--out", f"{folder}/out", "--work", f"{folder}/work", "--tokens", str(tokens), "--no-bf16"]
+    made = Run(parse_args(arguments), SMALL)
+    made.train()
+    return made
+
+
+def test_a_run_goes_on_where_it_was_stopped_and_publishes_a_qwen2_model(tmp_path: Path) -> None:
+    first = run(tmp_path, 60_000)
+    second = run(tmp_path, 120_000)
+    assert second.progress.step > first.progress.step > 0
+    records = [json.loads(line) for line in (tmp_path / "work" / "loss.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == sorted(r["step"] for r in records)
+    assert records[-1]["loss"] < records[0]["loss"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert type(model).__name__ == "Qwen2ForCausalLM"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert (tmp_path / "out" / "loss.png").stat().st_size > 1000
+    saved = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert saved.eos_token == "<|im_end|>"
+    text = saved.apply_chat_template(build_messages("Вопрос?", ["Текст."]), tokenize=False, add_generation_prompt=True)
+    assert text == (
+        f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\nКонтекст:\n[1] Текст.\n\nВопрос: Вопрос?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_digits_are_tokens_of_their_own_and_any_text_survives(tokenizer: Any) -> None:
+    assert tokenizer.tokenize("2027") == list("2027")
+    for text in ("Ёлка «Ёж-2», 12 500 ₽", "naïve 日本 🙂", "a\tb\n\nc"):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_rounding_is_that_of_bitsandbytes() -> None:
+    weight = torch.randn(128, 192, generator=torch.Generator().manual_seed(3)) * 0.05
+    packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=False)
+    assert torch.allclose(round_to_nf4(weight), bnb.dequantize_4bit(packed, state), atol=1e-5)
+
+
+def test_the_shared_system_prompt_changes_no_loss(tokenizer: Any) -> None:
+    torch.manual_seed(0)
+    model = build_model(SMALL, tokenizer).eval()
+    batches = Batches(SMALL, tokenizer)
+    prefix = batches.encode([f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n"])[0]
+    rows = [Row([5, 6, 7, 8, 9], [0, 0, 1, 1, 1], [2]), Row([9, 8, 7], [0, 1, 1], [1])]
+    batch = next(batches.pool(0, 0.9))
+    made = batches._batch(rows, random.Random(0), done=0.9)
+    shared, _ = losses(model, replace(made, prefix=prefix), bf16=False)
+    total, weight = torch.zeros(()), 0.0
+    for index, row in enumerate(rows):
+        ids = torch.tensor([prefix + row.ids])
+        logits = model(input_ids=ids).logits[0, len(prefix) : -1]
+        each = torch.nn.functional.cross_entropy(logits, ids[0, len(prefix) + 1 :], reduction="none")
+        weights = made.weights[index, 1 : len(row.ids)]
+        total, weight = total + (each * weights).sum(), weight + float(weights.sum())
+    assert shared.item() == pytest.approx((total / weight).item(), rel=1e-4)
+    assert batch.weights.max() == SMALL.start_weight and batch.weights.min() == 0
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
+    assert schedule(0.01) == 0.5 and schedule(0.3) == 1.0 and schedule(0.7) == pytest.approx(0.5) and schedule(1.0) == 0.0
