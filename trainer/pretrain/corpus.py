@@ -28,9 +28,8 @@ CALLS = (
 CALLS_EN = ("Sign up today!", "Join us!", "Leave a request, and a manager will help you.")
 LONGEST_ANSWER = 150  # characters of the copied sentences: some 60 tokens of text that is not ours
 LONGEST_CALLED = 100  # what is longer goes without a call to action
-LONGEST_WHOLE = 90  # of a longer sentence of two facts only the asked part is copied
 WIDE = 0.5  # from this level on there are price lists and words that are not Russian
-SAYING = "Сообщаем: "  # before a part that does not begin its sentence
+SAYING, SAYING_EN = "Сообщаем: ", "Please note: "  # before a part that does not begin its sentence
 LONGEST_SENTENCE = 140
 SENTENCE = re.compile(r"[^.!?]+(?:(?<=руб)\.[^.!?]+|(?<=ул)\.[^.!?]+|[.!?](?=\S)[^.!?]+)*[.!?]+")
 # question's greeting, answer's greeting
@@ -363,7 +362,7 @@ class Scene:
         if r.random() < 0.06 and len(facts) > 1 and level > 0.3:
             return self._table(subject, facts)
         sentences = self._joined(facts)
-        if level >= WIDE and not subject.domain.english and not self._listed and r.random() < 0.1:
+        if level >= WIDE and not subject.domain.english and not self._listed and r.random() < 0.15:
             sentences.insert(r.randint(0, len(sentences)), self._list_of_items(subject))
         fillers = r.choices((0, 1, 2), (1.0, 0.1 + 0.6 * level, 0.3 * level))[0]
         for filler in r.sample(subject.domain.fillers, fillers):
@@ -389,9 +388,9 @@ class Scene:
             if last is not None and fits and self._rng.random() < 0.35 * self._level:
                 joints = ("; ", ", and ") if fact.subject.domain.english else (", ", ", ", "; ", ", при этом ")
                 both = re.sub(r"(?<!руб)\.$", "", last.sentence) + self._rng.choice(joints) + fact.tail
-                last.answer = fact.answer = both
-                if len(both) > LONGEST_WHOLE and not fact.subject.domain.english:
-                    last.answer, fact.answer = last.sentence, SAYING + fact.tail
+                # Of a sentence of two facts the asked part alone is copied.
+                last.answer = last.sentence
+                fact.answer = (SAYING_EN if fact.subject.domain.english else SAYING) + fact.tail
                 sentences[-1] = both
                 last = None
                 continue

@@ -26,6 +26,8 @@ from trainer.pretrain.corpus import (
     CALLS_EN,
     GREETINGS,
     GREETINGS_EN,
+    SAYING,
+    SAYING_EN,
     SMALL_TALK,
     UNKNOWN,
     UNKNOWN_EN,
@@ -56,7 +58,7 @@ GENERATED: dict[str, tuple[HeldOut, str, tuple[int, ...]]] = {
 }
 FIXED = " ".join(
     [*CALLS, *CALLS_EN, UNKNOWN, UNKNOWN_EN, *(pair[1] for pair in (*GREETINGS, *GREETINGS_EN, *SMALL_TALK))]
-    + ["Да Нет Yes No"]
+    + [SAYING, SAYING_EN, "Да Нет Yes No"]
 )
 
 

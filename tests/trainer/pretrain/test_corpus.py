@@ -5,7 +5,7 @@ import re
 import pytest
 
 from contracts.prompts import build_messages
-from trainer.pretrain.corpus import CALLS, CALLS_EN, SAYING, UNKNOWN, UNKNOWN_EN, Corpus, Example, HeldOut
+from trainer.pretrain.corpus import CALLS, CALLS_EN, SAYING, SAYING_EN, UNKNOWN, UNKNOWN_EN, Corpus, Example, HeldOut
 from trainer.pretrain.domains import HELD_OUT_DOMAINS, NAMES, domains, is_named, placeholders
 from trainer.pretrain.words import Words, is_held_out, syllables
 
@@ -39,7 +39,7 @@ def test_an_answer_is_a_sentence_of_a_passage() -> None:
         body = re.sub(r"^(Здравствуйте! |Добрый (день|вечер)! |Hello! )?((Да|Нет|Yes|No)\. )?", "", example.answer)
         for call in (*CALLS, *CALLS_EN):
             body = body.removesuffix(f" {call}")
-        body = body.removeprefix(SAYING)
+        body = body.removeprefix(SAYING).removeprefix(SAYING_EN)
         parts = (body, f"{body[:1].lower()}{body[1:]}".rstrip("."))  # or a part of a sentence
         assert any(part in passage for passage in example.passages for part in (*parts, body.rstrip("."))), example
 
