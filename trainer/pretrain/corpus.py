@@ -420,7 +420,7 @@ class Scene:
         share = r.choice((0.1, 0.2, 0.4, 0.6))
         for word in re.findall(r"[А-Яа-яё]{6,}", " ".join(self.passages)):
             stem = word[:5].lower()
-            if stem not in found:
+            if stem not in found and not SAYING.lower().startswith(stem):
                 found[stem] = self.words.word() if r.random() < share else stem
         return {stem: new for stem, new in found.items() if stem != new}
 
