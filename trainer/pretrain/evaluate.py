@@ -71,7 +71,7 @@ def holds(answer: str, value: str) -> bool:
     """Whether the value stands in the answer, not as the end or the beginning of a longer number or word."""
     start = r"(?<!\w)" if value[:1].isalnum() else ""
     end = r"(?!\d)" if value[-1:].isdigit() else r"(?!\w)" if value in ("Да", "Нет", "Yes", "No") else ""
-    return re.search(start + re.escape(value) + end, answer) is not None
+    return re.search(start + re.escape(value) + end, answer, re.IGNORECASE) is not None
 
 
 @dataclass(slots=True)
