@@ -1,9 +1,10 @@
 """The text that the tiny base model is trained on: generated questions over generated passages.
 
 A scene is a few things of one field of life (clinics, tours, courses, ...) and passages that tell facts about them. Every
-name and value is drawn at random, so no fact can be memorised: the only way to lower the loss is to find the sentence
-that answers the question and to copy it, or to say that one does not know when there is none. The answer is that very
-sentence, greeted back and closed by a call to action: a model of this size can copy Russian, not inflect it.
+name and value is drawn at random, so no fact can be memorised: the only way to lower the loss is to find the value that
+is asked for and to copy it, or to say that one does not know. The answer is a frame that needs no inflection with the
+value as the passage writes it, greeted back and closed by a call to action: a model of this size copies Russian well and
+inflects it badly.
 """
 
 import random
@@ -26,12 +27,37 @@ CALLS = (
     "Будем рады вам помочь!",
 )
 CALLS_EN = ("Sign up today!", "Join us!", "Leave a request, and a manager will help you.")
-LONGEST_ANSWER = 150  # characters of the copied sentences: some 60 tokens of text that is not ours
-LONGEST_CALLED = 100  # what is longer goes without a call to action
-WIDE = 0.5  # from this level on there are price lists and words that are not Russian
-SAYING, SAYING_EN = "Сообщаем: ", "Please note: "  # before a part that does not begin its sentence
+LONGEST_ANSWER = 150  # characters: some 60 tokens of text that is not ours
 LONGEST_SENTENCE = 140
-SENTENCE = re.compile(r"[^.!?]+(?:(?<=руб)\.[^.!?]+|(?<=ул)\.[^.!?]+|[.!?](?=\S)[^.!?]+)*[.!?]+")
+WIDE = 0.5  # from this level on there are price lists and words that are not Russian
+# How a value is said, by its sort: a frame that needs no inflection, then the value as the passage writes it.
+SAID = dict.fromkeys(("price", "duration", "date", "person", "percent", "number", "free"), "Это {v}.") | {
+    "time": "Время: {v}.",
+    "hours": "Время: {v}.",
+    "phone": "Телефон: {v}.",
+    "address": "Адрес: {v}.",
+    "email": "Почта: {v}.",
+    "site": "Сайт: {v}.",
+    "year": "Год: {v}.",
+    "city": "Город: {v}.",
+    "count": "Всего {v}.",
+    "v": "Ответ: {v}.",
+    "list": "Ответ: {v}.",
+    "yes": "{v}.",
+}
+SAID_EN = dict.fromkeys(SAID, "It is {v}.") | {
+    "phone": "Phone: {v}.",
+    "address": "Address: {v}.",
+    "email": "Mail: {v}.",
+    "site": "Site: {v}.",
+    "count": "In all {v}.",
+    "v": "Answer: {v}.",
+    "list": "Answer: {v}.",
+    "yes": "{v}.",
+}
+AGREED = {"Да": "Да, конечно", "Нет": "Нет, к сожалению", "Yes": "Yes, of course", "No": "No, sorry"}
+FRAME_STEMS = {"ответ", "время", "телеф", "адрес", "почта", "город", "всего", "конеч", "сожал"}
+OPPOSITE = {"Да": "Нет", "Нет": "Да", "Yes": "No", "No": "Yes"}
 # question's greeting, answer's greeting
 GREETINGS = (
     ("Привет, ", "Здравствуйте! "),
@@ -183,9 +209,16 @@ class Fact:
     value: str
     sentence: str
     named: bool
-    answer: str = ""  # what of the passage answers the question; the sentence, if empty
-    sort: str = ""  # the placeholder of the value
+    sort: str = ""  # the placeholder of the value; none of a description
     tail: str = ""  # the sentence with a small first letter, where it can follow another
+
+    @property
+    def answer(self) -> str:
+        """What answers a question for it."""
+        if not self.sort:
+            return self.sentence
+        said = SAID_EN if self.subject.domain.english else SAID
+        return said[self.sort].format(v=AGREED.get(self.value, self.value)).replace("..", ".")
 
     @property
     def key(self) -> tuple[int, int]:
@@ -257,7 +290,7 @@ class Scene:
             passages_of.append(self.subjects[-1])
         self._shared = r.sample(range(len(self.domain.relations)), 2)  # told of several things: rivals
         self._asked: set[tuple[int, int]] = set()  # no fact is asked twice: the second answer could be copied off the first
-        self._mentioned: set[str] = set()
+        self._first = True
         self._listed: list[Fact] = []  # the items of a price list, and how they are asked
         self._asked_of: dict[int, str] = {}
         texts = [self._passage(subject) for subject in passages_of]
@@ -304,14 +337,14 @@ class Scene:
             template = r.choice(relation.sentences(held_out, positive))
             word = ("Yes" if positive else "No") if subject.domain.english else ("Да" if positive else "Нет")
             sentence = subject.told(template)
-            return Fact(subject, index, word, sentence, is_named(template), f"{word}. {sentence}", "yes")
+            return Fact(subject, index, word, sentence, is_named(template), "yes")
         template = template or r.choice(relation.sentences(held_out))
         sort, value = self._value(template, relation)
         sentence = subject.told(template, value)
         tail = ""
         if not is_named(template) and not template.startswith("{") and template[1:2].islower():
             tail = sentence[:1].lower() + sentence[1:]
-        return Fact(subject, index, value, sentence, is_named(template), "", sort, tail)
+        return Fact(subject, index, value, sentence, is_named(template), sort, tail)
 
     def _attribute(self, subject: Subject, index: int) -> Fact:
         word, _ = ATTRIBUTES[index - 1000]
@@ -320,7 +353,7 @@ class Scene:
             (f"{word} {{G}} — {{v}}.", f"{word} {{G}}: {{v}}.", f"{{N}}: {word} — {{v}}.", f"{word} — {{v}}.",
              f"{word}: {{v}}.", f"У {{G}} {word} — {{v}}.")
         )  # fmt: skip
-        return Fact(subject, index, value, subject.told(template, value), is_named(template), "", "free")
+        return Fact(subject, index, value, subject.told(template, value), is_named(template), "free")
 
     def _relations(self, subject: Subject, number: int) -> list[int]:
         """Draw what a passage tells: what other things also tell, rather than not."""
@@ -382,15 +415,11 @@ class Scene:
                 and last.sort not in ("", "yes")
                 and last.relation >= 0
                 and last.sort != fact.sort
-                and not last.answer
                 and len(last.sentence) + len(fact.sentence) < LONGEST_SENTENCE
             )
             if last is not None and fits and self._rng.random() < 0.35 * self._level:
                 joints = ("; ", ", and ") if fact.subject.domain.english else (", ", ", ", "; ", ", при этом ")
                 both = re.sub(r"(?<!руб)\.$", "", last.sentence) + self._rng.choice(joints) + fact.tail
-                # Of a sentence of two facts the asked part alone is copied.
-                last.answer = last.sentence
-                fact.answer = (SAYING_EN if fact.subject.domain.english else SAYING) + fact.tail
                 sentences[-1] = both
                 last = None
                 continue
@@ -409,8 +438,7 @@ class Scene:
             part = template.format(i=ITEMS[index], v=value)
             parts.append(part)
             self._asked_of[2000 + index] = r.choice(asked)
-            answer = f"{_cap(part)}." if len(parts) == 1 else f"{SAYING}{part}."
-            self._listed.append(Fact(subject, 2000 + index, value, "", False, answer, sort))
+            self._listed.append(Fact(subject, 2000 + index, value, part, False, sort))
         self.facts += self._listed
         return _cap(r.choice((", ", ", ", "; ")).join(parts)) + "."
 
@@ -420,7 +448,7 @@ class Scene:
         share = r.choice((0.1, 0.2, 0.4, 0.6))
         for word in re.findall(r"[А-Яа-яё]{6,}", " ".join(self.passages)):
             stem = word[:5].lower()
-            if stem not in found and not SAYING.lower().startswith(stem):
+            if stem not in found and stem not in FRAME_STEMS:
                 found[stem] = self.words.word() if r.random() < share else stem
         return {stem: new for stem, new in found.items() if stem != new}
 
@@ -489,17 +517,24 @@ class Scene:
             sentence = r.choice(domain.fillers)
             question = "" if domain in {s.domain for s in self.subjects} else self._mention(sentence)
             return self._finished(question, "", "", (), "missing", english) if question else None
-        sentences = [part for passage in self.passages for part in SENTENCE.findall(passage.replace("\n", " "))]
-        sentence = r.choice(sentences).strip()
-        if sentence in self._mentioned:
+        fact = r.choice(self.facts)
+        if fact.key in self._asked or fact.sort in ("", "yes") or not fact.value:
             return None
-        self._mentioned.add(sentence)
-        question = self._mention(sentence)
+        question = self._mention(fact.sentence.replace(fact.value, " "))
         stems = [word[:-2].lower() for word in question.split() if len(word) > 5]
-        others = " ".join(other for other in sentences if other.strip() != sentence).lower()
-        if not question or not 12 < len(sentence) < LONGEST_ANSWER or any(stem in others for stem in stems):
+        others = " ".join(other.sentence for other in self.facts if other is not fact).lower()
+        if not question or any(stem in others for stem in stems):
             return None
-        return self._finished(question, sentence, sentence, (), "mention", english, strange=True)
+        self._asked.add(fact.key)
+        return self._finished(question, fact.answer, fact.value, self._rivals(fact), "mention", english)
+
+    def _rivals(self, fact: Fact) -> tuple[str, ...]:
+        """The values that somebody could take for the fact's."""
+        if fact.sort == "yes":
+            return (OPPOSITE[fact.value],)
+        sorts = {"v", "list", "free"} if fact.sort in ("v", "list") else {fact.sort}
+        near = [f.value for f in self.facts if f is not fact and (f.sort in sorts if fact.sort else not f.sort)]
+        return tuple(value for value in near if value not in fact.value and fact.value not in value)
 
     def _same(self, fact: Fact) -> list[Fact]:
         """The same told of other things."""
@@ -524,24 +559,19 @@ class Scene:
         same = self._same(fact)
         named = bool(same) or fact.relation < 0 or r.random() < 0.55
         question = self._question(fact.subject, fact.relation, named)
-        answer = fact.answer or fact.sentence
+        answer = fact.answer
         if r.random() < 0.05 * self._level and not self._corpus.probing:
             second = r.choice([f for f in self.facts if f.subject is fact.subject])
             if second is not fact and 0 <= second.relation < 2000 and "yes" not in (fact.sort, second.sort):
                 also = self._question(second.subject, second.relation, named=False)
-                question = f"{question.rstrip('?.')} и {also[:1].lower()}{also[1:]}"
-                if second.answer != answer:
-                    answer = f"{answer} {second.sentence}"
+                joint = "and" if second.subject.domain.english else "и"
+                question = f"{question.rstrip('?.')} {joint} {also[:1].lower()}{also[1:]}"
+                answer = f"{answer} {second.answer}"
         if len(answer) > LONGEST_ANSWER:
             return None
-        if fact.sort == "yes":
-            rivals = [{"Да": "Нет.", "Нет": "Да.", "Yes": "No.", "No": "Yes."}[fact.value]]
-        elif fact.relation >= 2000:
-            rivals = [f.value for f in self._listed if f.value not in fact.value and fact.value not in f.value]
-        else:
-            rivals = [f.value for f in same if f.value not in fact.value and fact.value not in f.value]
         kind = f"{fact.subject.domain.name} {fact.relation}"
-        return self._finished(question, answer, fact.value, tuple(rivals), kind, fact.subject.domain.english)
+        rivals = tuple(rival for rival in self._rivals(fact) if rival not in answer)
+        return self._finished(question, answer, fact.value, rivals, kind, fact.subject.domain.english)
 
     def unanswered(self) -> Example:
         """A question that no passage answers: the fact is not told, or it is told of other things only."""
@@ -581,12 +611,11 @@ class Scene:
         rivals: tuple[str, ...],
         kind: str,
         english: bool,
-        strange: bool = False,
     ) -> Example:
         """Greet, mistype, close with a call to action."""
         r = self._rng
-        if not strange:  # taken from the passages as they stand
-            question, answer, value = self._estranged(question), self._estranged(answer), self._estranged(value)
+        question, value = self._estranged(question), self._estranged(value)
+        answer = self._estranged(answer)
         rivals = tuple(self._estranged(rival) for rival in rivals)
         greeting = ("", "")
         if r.random() < 0.25:
@@ -597,7 +626,8 @@ class Scene:
         question = self._corpus.noise(question)
         if not answer:
             return Example(question, self.passages, UNKNOWN_EN if english else UNKNOWN, "", rivals, kind)
-        call = f" {r.choice(CALLS_EN if english else CALLS)}" if len(answer) <= LONGEST_CALLED else ""
+        call = f" {r.choice(CALLS_EN if english else CALLS)}" if self._first else ""
+        self._first = False  # in a chat the call is not repeated with every answer
         return Example(question, self.passages, f"{greeting[1]}{answer}{call}", value, rivals, kind)
 
 

@@ -22,12 +22,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from contracts.prompts import SYSTEM_PROMPT
 from trainer.pretrain.corpus import (
+    AGREED,
     CALLS,
     CALLS_EN,
     GREETINGS,
     GREETINGS_EN,
-    SAYING,
-    SAYING_EN,
+    SAID,
+    SAID_EN,
     SMALL_TALK,
     UNKNOWN,
     UNKNOWN_EN,
@@ -58,7 +59,7 @@ GENERATED: dict[str, tuple[HeldOut, str, tuple[int, ...]]] = {
 }
 FIXED = " ".join(
     [*CALLS, *CALLS_EN, UNKNOWN, UNKNOWN_EN, *(pair[1] for pair in (*GREETINGS, *GREETINGS_EN, *SMALL_TALK))]
-    + [SAYING, SAYING_EN, "Да Нет Yes No"]
+    + [*SAID.values(), *SAID_EN.values(), *AGREED.values()]
 )
 
 
