@@ -105,7 +105,8 @@ def test_a_file_that_repeats_every_question_still_has_a_dev_part_and_one_questio
 def test_careless_versions_differ_and_keep_what_is_asked() -> None:
     question = "Сколько стоит курс «Нейросети на Python» для школьников?"
     versions = careless_versions(question, 6, "42 1")
-    assert len(set(versions)) == 6 and question not in versions
+    assert len(set(versions)) == 6
+    assert question not in versions
     assert versions == careless_versions(question, 6, "42 1") != careless_versions(question, 6, "42 2")
     letters = set(question.lower())
     assert all(set(version.lower()) <= letters for version in versions)

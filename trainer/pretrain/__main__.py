@@ -300,7 +300,8 @@ def save_checkpoint(work: Path, model: Any, optimizers: list[torch.optim.Optimiz
     """Write the checkpoint beside the old one, then rename."""
     temporary = work / "checkpoint.tmp"
     torch.save(
-        {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "progress": asdict(progress)}, temporary
+        {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "progress": asdict(progress)},
+        temporary,
     )
     os.replace(temporary, work / "checkpoint.pt")
 

@@ -1,10 +1,10 @@
 """The text that the tiny base model is trained on: generated questions over generated passages.
 
-A scene is a few things of one field of life (clinics, tours, courses, ...) and passages that tell facts about them. Every
-name and value is drawn at random, so no fact can be memorised: the only way to lower the loss is to find the value that
-is asked for and to copy it, or to say that one does not know. The answer is a frame that needs no inflection with the
-value as the passage writes it, greeted back and closed by a call to action: a model of this size copies Russian well and
-inflects it badly.
+A scene is a few things of one field of life (clinics, tours, courses, ...) and passages that tell facts about
+them. Every name and value is drawn at random, so no fact can be memorised: the only way to lower the loss is to find the
+value that is asked for and to copy it, or to say that one does not know. The answer is a frame that needs no inflection
+with the value as the passage writes it, greeted back and closed by a call to action: a model of this size copies Russian
+well and inflects it badly.
 """
 
 import random
@@ -97,7 +97,15 @@ DESCRIBE = (
     "Опишите {A} в двух словах.",
 )
 # Questions of a few words of the wanted sentence: what is asked about need not be known to be found.
-MENTIONS = ("{}?", "{}", "Что насчёт {}?", "Расскажите: {}", "Меня интересует: {}", "Что известно про {}?", "Вопрос про {}")
+MENTIONS = (
+    "{}?",
+    "{}",
+    "Что насчёт {}?",
+    "Расскажите: {}",
+    "Меня интересует: {}",
+    "Что известно про {}?",
+    "Вопрос про {}",
+)
 MENTIONS_EN = ("{}?", "{}", "What about {}?", "I am interested in {}", "Tell me about {}")
 ENDINGS = ("", "а", "у", "ы", "е", "ой", "ов", "ам", "и", "ом", "ах", "ые", "ый", "ую", "ть", "ет")
 DESCRIBE_EN = (
@@ -122,20 +130,45 @@ ITEMS = tuple(
 полный тариф; тариф для бизнеса; доставка по городу; доставка за город; подъём на этаж; сборка шкафа; сборка кухни;
 консультация юриста; составление договора; составление иска; заверение копии; перевод страницы; регистрация фирмы;
 печать листа; печать плаката; ламинирование; переплёт; прогулка на лодке; прогулка на лошадях; прокат лыж;
-прокат коньков; прокат велосипеда; место для палатки; баня; экскурсия для взрослых; экскурсия для школьников; мастер-класс;
+прокат коньков; прокат велосипеда; место для палатки; баня; экскурсия для взрослых; экскурсия для школьников;
+мастер-класс;
 корм для кошек; корм для собак; клетка для попугая; стерилизация кошки; стерилизация кота; вводный курс; полный курс;
-летняя смена; зимняя смена; рабочий день в июне; смена в цехе; смена на складе; пиджак; юбка; пошив платья; ремонт куртки
+летняя смена; зимняя смена; рабочий день в июне; смена в цехе; смена на складе; пиджак; юбка; пошив платья;
+ремонт куртки
 """.replace("\n", " ").split(";")
 )
 # how it is told, how it is asked, which value
 LISTED = (
-    (("{i} — {v}", "{i} стоит {v}", "{i}: {v}", "за {i} — {v}"), ("Сколько стоит {i}?", "Почём {i}?", "{i} — сколько стоит?",
-     "Какая цена: {i}?", "Скажите цену: {i}", "Во сколько обойдётся {i}?", "Цена за {i}?"), "price"),
-    (("{i} — {v}", "{i} длится {v}", "{i} занимает {v}"), ("Сколько длится {i}?", "Сколько времени занимает {i}?", "{i} — это сколько по времени?",
-     "Как долго: {i}?"), "duration"),
-    (("{i} — {v}", "на {i} скидка {v}"), ("Какая скидка на {i}?", "{i} — какая скидка?", "Сколько процентов скидки: {i}?"), "percent"),
+    (
+        ("{i} — {v}", "{i} стоит {v}", "{i}: {v}", "за {i} — {v}"),
+        (
+            "Сколько стоит {i}?",
+            "Почём {i}?",
+            "{i} — сколько стоит?",
+            "Какая цена: {i}?",
+            "Скажите цену: {i}",
+            "Во сколько обойдётся {i}?",
+            "Цена за {i}?",
+        ),
+        "price",
+    ),
+    (
+        ("{i} — {v}", "{i} длится {v}", "{i} занимает {v}"),
+        (
+            "Сколько длится {i}?",
+            "Сколько времени занимает {i}?",
+            "{i} — это сколько по времени?",
+            "Как долго: {i}?",
+        ),
+        "duration",
+    ),
+    (
+        ("{i} — {v}", "на {i} скидка {v}"),
+        ("Какая скидка на {i}?", "{i} — какая скидка?", "Сколько процентов скидки: {i}?"),
+        "percent",
+    ),
     (("{i} — {v}", "{i} — с {v}"), ("Во сколько {i}?", "Когда {i}?", "В какое время {i}?"), "time"),
-)  # fmt: skip
+)
 # word in the nominative | the question word that agrees with it
 ATTRIBUTES = tuple(
     (pair.split("|")[0].strip(), pair.split("|")[1].strip())
@@ -148,8 +181,9 @@ ATTRIBUTES = tuple(
 стаж мастера|Какой; средняя зарплата|Какая; порода|Какая; сорт|Какой; автор эмблемы|Какой; город|Какой;
 станция метро|Какая; номер договора|Какой; промокод|Какой; размер|Какой; способ оплаты|Какой; первый взнос|Какой;
 главная цель|Какая; итоговый проект|Какой; число этажей|Какое; марка|Какая; серия|Какая; ширина|Какая; давление|Какое;
-частота|Какая; процент|Какой; имя директора|Какое; прежнее название|Какое; страна|Какая; напряжение|Какое; остаток|Какой;
-символ|Какой; талисман|Какой; любимое блюдо|Какое; номер дома|Какой; категория|Какая; ставка|Какая; расстояние|Какое
+частота|Какая; процент|Какой; имя директора|Какое; прежнее название|Какое; страна|Какая; напряжение|Какое;
+остаток|Какой; символ|Какой; талисман|Какой; любимое блюдо|Какое; номер дома|Какой; категория|Какая; ставка|Какая;
+расстояние|Какое
 """.split(";")
 )
 SMALL_TALK = (
@@ -236,8 +270,10 @@ class Subject:
     def __init__(self, words: Words, domain: Domain, name: str) -> None:
         self.words, self.domain, self.name, self._rng = words, domain, name, words.rng
         self.noun = self._rng.choice(domain.nouns)
-        self._quotes = self._rng.choice(("“{}”", "{}", '"{}"')) if domain.english else self._rng.choice(
-            ("«{}»", "«{}»", "«{}»", '"{}"', "{}")
+        self._quotes = (
+            self._rng.choice(("“{}”", "{}", '"{}"'))
+            if domain.english
+            else self._rng.choice(("«{}»", "«{}»", "«{}»", '"{}"', "{}"))
         )
 
     def _forms(self, name: str, bare: bool) -> dict[str, str]:
@@ -289,7 +325,9 @@ class Scene:
             self.subjects.append(self._subject(other))
             passages_of.append(self.subjects[-1])
         self._shared = r.sample(range(len(self.domain.relations)), 2)  # told of several things: rivals
-        self._asked: set[tuple[int, int]] = set()  # no fact is asked twice: the second answer could be copied off the first
+        self._asked: set[tuple[int, int]] = (
+            set()
+        )  # no fact is asked twice: the second answer could be copied off the first
         self._first = True
         self._listed: list[Fact] = []  # the items of a price list, and how they are asked
         self._asked_of: dict[int, str] = {}
@@ -496,14 +534,16 @@ class Scene:
     def _mention(self, sentence: str) -> str:
         """A few words of the sentence, their endings changed: "" if there are too few."""
         r, english = self._rng, self.domain.english
-        words = [word.strip(".,;:!?«»\"“”()—-") for word in sentence.split()]
+        words = [word.strip('.,;:!?«»"“”()—-') for word in sentence.split()]
         start = r.randrange(len(words))
         span = [word for word in words[start : start + r.choice((2, 3, 3, 4))] if word]
         if sum(len(word) > 4 and word.isalpha() for word in span) < 2 or any(c.isdigit() for w in span for c in w):
             return ""
         if not english:
             span = [
-                word[: -r.randint(1, 2)] + r.choice(ENDINGS) if len(word) > 5 and word.islower() and r.random() < 0.4 else word
+                word[: -r.randint(1, 2)] + r.choice(ENDINGS)
+                if len(word) > 5 and word.islower() and r.random() < 0.4
+                else word
                 for word in span
             ]
         span[0] = span[0][:1].lower() + span[0][1:] if span[0][1:].islower() and start == 0 else span[0]

@@ -1,8 +1,8 @@
 """Measure the tiny base model as it is served: 4-bit NF4, greedy, on what training never showed.
 
-Three sources of cases: the generator of the training text, with names, numbers, templates or whole domains that training
-never saw; cases written by hand, apart from the generator; and the questions of the sample CSV, asked without passages:
-a base model must not know their answers.
+Three sources of cases: the generator of the training text, with names, numbers, templates or whole domains that
+training never saw; cases written by hand, apart from the generator; and the questions of the sample CSV, asked without
+passages: a base model must not know their answers.
 """
 
 import argparse
@@ -57,9 +57,9 @@ GENERATED: dict[str, tuple[HeldOut, str, tuple[int, ...]]] = {
     "new domains: 5 passages": (DOMAINS, "answer", (5,)),
     "new domains: fact missing": (DOMAINS, "missing", (1, 2, 3)),
 }
+GREETED = [pair[1] for pair in (*GREETINGS, *GREETINGS_EN, *SMALL_TALK)]
 FIXED = " ".join(
-    [*CALLS, *CALLS_EN, UNKNOWN, UNKNOWN_EN, *(pair[1] for pair in (*GREETINGS, *GREETINGS_EN, *SMALL_TALK))]
-    + [*SAID.values(), *SAID_EN.values(), *AGREED.values()]
+    [*CALLS, *CALLS_EN, UNKNOWN, UNKNOWN_EN, *GREETED, *SAID.values(), *SAID_EN.values(), *AGREED.values()]
 )
 
 
@@ -98,7 +98,7 @@ class Outcome:
 
     @property
     def well_formed(self) -> bool:
-        """Ends by itself, repeats no three words in a row, makes up no word: each stands in the prompt or is a fixed one."""
+        """Ends by itself, does not go round in circles, makes up no word: each is in the prompt or a fixed one."""
         answer = words(self.answer)
         known = {*words(" ".join((*self.example.passages, self.example.question))), *words(FIXED)}
         runs = Counter(zip(answer, answer[1:], answer[2:], strict=False))

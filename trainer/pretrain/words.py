@@ -31,9 +31,7 @@ NOUNS = """
 старт рост мир свет луч огонь рассвет закат вечер полдень кот лис волк медведь ёж бобр сокол орёл грач дрозд клён дуб
 тополь кедр гранит янтарь топаз опал агат жемчуг кристалл куб шар круг вектор код модуль атом квант протон импульс
 """.split()
-ENGLISH_MONTHS = (
-    "January February March April May June July August September October November December".split()
-)
+ENGLISH_MONTHS = "January February March April May June July August September October November December".split()
 ENGLISH_FIRST_NAMES = "Anna Mary John Peter Daniel Olga Helen Mark Alex Laura Emma James Oliver Grace Lucy Adam".split()
 ENGLISH_ADJECTIVES = (
     "blue green white silver golden old new little quiet bright northern western happy first clear lucky".split()

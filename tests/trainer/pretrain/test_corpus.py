@@ -5,7 +5,18 @@ import re
 import pytest
 
 from contracts.prompts import build_messages
-from trainer.pretrain.corpus import AGREED, CALLS, CALLS_EN, SAID, SAID_EN, UNKNOWN, UNKNOWN_EN, Corpus, Example, HeldOut
+from trainer.pretrain.corpus import (
+    AGREED,
+    CALLS,
+    CALLS_EN,
+    SAID,
+    SAID_EN,
+    UNKNOWN,
+    UNKNOWN_EN,
+    Corpus,
+    Example,
+    HeldOut,
+)
 from trainer.pretrain.domains import HELD_OUT_DOMAINS, NAMES, domains, is_named, placeholders
 from trainer.pretrain.evaluate import holds
 from trainer.pretrain.words import Words, is_held_out, syllables
@@ -54,7 +65,8 @@ def test_a_question_that_nothing_answers_is_not_answered() -> None:
     for _ in range(500):
         assert corpus.question(3, "missing").answer in (UNKNOWN, UNKNOWN_EN)
         empty = corpus.question(0, "empty")
-        assert empty.passages == () and empty.answer in (UNKNOWN, UNKNOWN_EN)
+        assert empty.passages == ()
+        assert empty.answer in (UNKNOWN, UNKNOWN_EN)
 
 
 def test_the_prompt_is_the_one_of_the_services() -> None:
@@ -70,7 +82,8 @@ def test_every_sort_of_text_is_drawn() -> None:
     assert {domain.name for domain in domains(held_out=False)} <= kinds
     assert {"drill", "missing", "empty", "mention", "small"} <= kinds
     assert any(e.answer.startswith("Здравствуйте!") for e in examples)
-    assert any(e.value == "Да" for e in examples) and any(e.value == "Нет" for e in examples)
+    assert any(e.value == "Да" for e in examples)
+    assert any(e.value == "Нет" for e in examples)
 
 
 def test_training_never_shows_what_is_held_out() -> None:
@@ -105,14 +118,18 @@ def test_the_evaluations_cases_have_values(held_out: HeldOut) -> None:
 
 @pytest.mark.parametrize("domain", EVERY, ids=lambda domain: domain.name)
 def test_a_domains_file_is_whole(domain) -> None:  # type: ignore[no-untyped-def]
-    assert len(domain.names) >= 20 and len(domain.described) >= 8 and len(domain.fillers) >= 8
+    assert len(domain.names) >= 20
+    assert len(domain.described) >= 8
+    assert len(domain.fillers) >= 8
     assert len(domain.relations) >= 12
     assert all(placeholders(text) == [] for text in domain.fillers)
     assert all(is_named(text) and len(placeholders(text)) == 1 for text in domain.described)
     for relation in domain.relations:
-        assert len(relation.questions(held_out=False)) >= 7 and len(relation.questions(held_out=True)) == 2
+        assert len(relation.questions(held_out=False)) >= 7
+        assert len(relation.questions(held_out=True)) == 2
         assert all(set(placeholders(question)) <= NAMES for question in relation.asked)
         for sentence in (*relation.told, *relation.yes, *relation.no):
             values = set(placeholders(sentence)) - NAMES
-            assert values <= WORDS and len(values) == (0 if relation.yes else 1), sentence
+            assert values <= WORDS, sentence
+            assert len(values) == (0 if relation.yes else 1), sentence
             assert sentence.endswith((".", "!")), sentence

@@ -1,4 +1,4 @@
-"""The recipe of the bundled model at the size of a test: it learns, goes on after a stop, and ends as a model to load."""
+"""The recipe of the bundled model at the size of a test: it learns, goes on after a stop, ends as a model to load."""
 
 import json
 import random
@@ -55,8 +55,8 @@ def test_a_run_goes_on_where_it_was_stopped_and_publishes_a_qwen2_model(tmp_path
     assert saved.eos_token == "<|im_end|>"
     text = saved.apply_chat_template(build_messages("Вопрос?", ["Текст."]), tokenize=False, add_generation_prompt=True)
     assert text == (
-        f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\nКонтекст:\n[1] Текст.\n\nВопрос: Вопрос?<|im_end|>\n"
-        "<|im_start|>assistant\n"
+        f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n"
+        "<|im_start|>user\nКонтекст:\n[1] Текст.\n\nВопрос: Вопрос?<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
@@ -89,8 +89,12 @@ def test_the_shared_system_prompt_changes_no_loss(tokenizer: Any) -> None:
         weights = made.weights[index, 1 : len(row.ids)]
         total, weight = total + (each * weights).sum(), weight + float(weights.sum())
     assert shared.item() == pytest.approx((total / weight).item(), rel=1e-4)
-    assert batch.weights.max() == SMALL.start_weight and batch.weights.min() == 0
+    assert batch.weights.max() == SMALL.start_weight
+    assert batch.weights.min() == 0
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
-    assert schedule(0.01) == 0.5 and schedule(0.3) == 1.0 and schedule(0.7) == pytest.approx(0.5) and schedule(1.0) == 0.0
+    assert schedule(0.01) == 0.5
+    assert schedule(0.3) == 1.0
+    assert schedule(0.7) == pytest.approx(0.5)
+    assert schedule(1.0) == 0.0
