@@ -1,10 +1,10 @@
 """The text that the tiny base model is trained on: generated questions over generated passages.
 
-A scene is a few things of one field of life (clinics, tours, courses, ...) and passages that tell facts about
-them. Every name and value is drawn at random, so no fact can be memorised: the only way to lower the loss is to find the
-value that is asked for and to copy it, or to say that one does not know. The answer is a frame that needs no inflection
-with the value as the passage writes it, greeted back and closed by a call to action: a model of this size copies Russian
-well and inflects it badly.
+A scene is a few things of one field of life (clinics, tours, courses, ...) and passages that tell facts about them.
+Names and values are drawn, so no fact can be memorised: the only way to lower the loss is to find the value that is asked
+for and to copy it, or to say that one does not know. The answer is a frame that needs no inflection with the value as the
+passage writes it, greeted back and closed by a call to action: a model of this size copies Russian well and inflects it
+badly.
 """
 
 import random
