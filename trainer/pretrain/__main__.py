@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from contracts.prompts import SYSTEM_PROMPT
-from trainer.pretrain.corpus import Corpus, Example, texts
+from trainer.pretrain.corpus import AGREED, Corpus, Example, texts
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -69,6 +69,9 @@ class Recipe:
     answers_from: float = 0.1  # from here the answers alone count: nobody can guess what passages hold
     start_weight: float = 5.0  # of the first tokens of an answer: they choose the sentence, the others copy it
     start_tokens: int = 4
+    pointing: float = 0.3  # weight of the loss on where two heads look while they copy a value
+    pointing_layer: int = -2
+    pointing_heads: int = 2
     one_turn_from: float = 0.85  # from here chats of one question, as the services ask them
     nf4_from: float = 0.88
     seed: int = 7
@@ -93,15 +96,28 @@ class Batch:
     ids: torch.Tensor
     weights: torch.Tensor
     answers: torch.Tensor
+    points: list[tuple[int, int, int]]
+    """Row, token that predicts a token of a value, token of the passage that holds it."""
+
+
+@dataclass(slots=True)
+class Losses:
+    """The loss to minimise; to be shown, the loss on the answers, and the share of the tokens that are pointed at."""
+
+    total: torch.Tensor
+    answers: float
+    pointed: float | None
 
 
 @dataclass(slots=True)
 class Row:
-    """The token ids of one chat, which of them (1.0) are answers, and where these begin."""
+    """The token ids of one chat, which of them (1.0) are answers, where these begin, what they copy."""
 
     ids: list[int]
     answers: list[float]
     starts: list[int]
+    points: list[tuple[int, int]]
+    """Token of an answer, and the token of the passage that it is copied from."""
 
 
 def build_tokenizer(size: int, seed: int) -> PreTrainedTokenizerFast:
@@ -154,17 +170,40 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Any:
     return model
 
 
+def points(turn: Example, prompt: tuple[str, Encoding], answer: tuple[str, Encoding]) -> list[tuple[int, int]]:
+    """Which token of the answer is copied from which token of the prompt.
+
+    Of a yes/no question the one token that decides, from the end of the sentence that tells.
+    """
+    text, said = prompt[0].lower(), answer[0].lower()
+    begin = text.find(turn.evidence.lower()) if turn.evidence else -1
+    if begin < 0:
+        return []
+    end = begin + len(turn.evidence)
+    if turn.value in AGREED:
+        return [(covering(answer[1], said.find(turn.value.lower()), 1)[0], covering(prompt[1], end - 1, 1)[0])]
+    at, again = text.find(turn.value.lower(), begin, end), said.find(turn.value.lower())
+    if at < 0 or again < 0:
+        return []
+    here, there = covering(answer[1], again, len(turn.value)), covering(prompt[1], at, len(turn.value))
+    return list(zip(here, there, strict=True)) if len(here) == len(there) else [(here[0], there[0])]
+
+
+def covering(encoding: Encoding, start: int, length: int) -> list[int]:
+    """The tokens that cover these characters."""
+    found = {encoding.char_to_token(start + offset) for offset in range(length)}
+    return sorted(token for token in found if token is not None)
+
+
 class Batches:
     """Endless batches of about the same number of tokens, widening as the run goes on."""
 
     def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
         self.recipe, self.tokenizer = recipe, tokenizer
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of the texts, special tokens read as such."""
-        return [
-            encoding.ids for encoding in self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
-        ]
+    def encode(self, texts: list[str]) -> list[Encoding]:
+        """The texts as tokens, special tokens read as such."""
+        return list(self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False))
 
     def pool(self, index: int, done: float) -> Iterator[Batch]:
         """Make pool ``index``; it depends on nothing but the index and how far the run is."""
@@ -192,17 +231,22 @@ class Batches:
                 example.messages(""), tokenize=False, add_generation_prompt=True
             )
             parts += [str(asked), SPECIAL[0] if example.raw else example.answer + SPECIAL[2]]
-            for question, answer in example.further:
-                parts += [f"\n{SPECIAL[1]}user\n{question}{SPECIAL[2]}\n{SPECIAL[1]}assistant\n", answer + SPECIAL[2]]
-        encoded, rows = iter(self.encode(parts)), []
+            for turn in example.further:
+                parts.append(f"\n{SPECIAL[1]}user\n{turn.question}{SPECIAL[2]}\n{SPECIAL[1]}assistant\n")
+                parts.append(turn.answer + SPECIAL[2])
+        pieces, rows = iter(zip(parts, self.encode(parts), strict=True)), []
         for example in examples:
-            row = Row([], [], [])
-            for _ in range(1 + len(example.further)):
-                asked_ids, answer_ids = next(encoded), next(encoded)
+            row = Row([], [], [], [])
+            prompt: tuple[str, Encoding] | None = None
+            for turn in (example, *example.further):
+                asked_piece, answer_piece = next(pieces), next(pieces)
+                prompt = prompt or asked_piece
+                start = len(row.ids) + len(asked_piece[1].ids)
                 if not example.raw:
-                    row.starts.append(len(row.ids) + len(asked_ids))
-                row.ids += asked_ids + answer_ids
-                row.answers += [0.0] * len(asked_ids) + [1.0] * len(answer_ids)
+                    row.starts.append(start)
+                    row.points += [(start + said, there) for said, there in points(turn, prompt, answer_piece)]
+                row.ids += asked_piece[1].ids + answer_piece[1].ids
+                row.answers += [0.0] * len(asked_piece[1].ids) + [1.0] * len(answer_piece[1].ids)
             rows.append(row)
         return rows
 
@@ -216,7 +260,7 @@ class Batches:
 
     def _batch(self, rows: list[Row], rng: random.Random, done: float) -> Batch:
         system = SYSTEM_PROMPT if rng.random() < (0.5 if done < 0.5 else 0.8) else rng.choice(OTHER_SYSTEMS)
-        prefix = self.encode([f"{SPECIAL[1]}system\n{system}{SPECIAL[2]}\n"])[0] if system else []
+        prefix = self.encode([f"{SPECIAL[1]}system\n{system}{SPECIAL[2]}\n"])[0].ids if system else []
         width = max(len(row.ids) for row in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         weights, answers = torch.zeros(len(rows), width), torch.zeros(len(rows), width)
@@ -228,11 +272,17 @@ class Batches:
             if done >= self.recipe.answers_from:
                 for start in row.starts:
                     weights[index, start : min(start + self.recipe.start_tokens, end)] = self.recipe.start_weight
-        return Batch(prefix, sum(len(row.ids) for row in rows), ids, torch.maximum(weights, answers), answers)
+        pointed = [(index, said - 1, there) for index, row in enumerate(rows) for said, there in row.points]
+        return Batch(prefix, sum(len(row.ids) for row in rows), ids, torch.maximum(weights, answers), answers, pointed)
 
 
-def losses(model: Any, batch: Batch, bf16: bool) -> tuple[torch.Tensor, float]:
-    """The weighted loss to minimise and, to be shown, the loss on the answers alone."""
+def losses(model: Any, batch: Batch, recipe: Recipe, bf16: bool) -> Losses:
+    """The loss of a batch.
+
+    Beside the usual loss, two heads are told where to look while a value is copied: at the token that is copied, which
+    the generator knows (supervised attention, Liu et al. 2016, arXiv:1609.04186). Left to itself a model of this size
+    takes many times as many questions to find out that the question decides which value is copied.
+    """
     weights = batch.weights[:, 1:].flatten()
     counted = weights.nonzero().squeeze(1)  # the rest need no logits: a fifth of the work
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
@@ -241,11 +291,21 @@ def losses(model: Any, batch: Batch, bf16: bool) -> tuple[torch.Tensor, float]:
             # All rows share the system prompt: it is read once, the gradient flows through its keys and values.
             past = model.model(input_ids=torch.tensor([batch.prefix]), use_cache=True).past_key_values
             past.batch_repeat_interleave(len(batch.ids))
-        read = model.model(input_ids=batch.ids[:, :-1], past_key_values=past, use_cache=past is not None)
+        read = model.model(
+            input_ids=batch.ids[:, :-1], past_key_values=past, use_cache=past is not None, output_attentions=True
+        )
         logits = model.lm_head(read.last_hidden_state.flatten(0, 1)[counted])
     each = F.cross_entropy(logits.float(), batch.ids[:, 1:].flatten()[counted], reduction="none")
     weights, answers = weights[counted], batch.answers[:, 1:].flatten()[counted]
-    return (each * weights).sum() / weights.sum(), float((each.detach() * answers).sum() / answers.sum())
+    total = (each * weights).sum() / weights.sum()
+    answer_loss, pointed = float((each.detach() * answers).sum() / answers.sum()), None
+    if batch.points:
+        row, token, target = (torch.tensor(column) for column in zip(*batch.points, strict=True))
+        attention = read.attentions[recipe.pointing_layer][:, : recipe.pointing_heads]
+        found = attention[row, :, token, target + len(batch.prefix)].float()
+        total = total - recipe.pointing * (found + 1e-12).log().mean()
+        pointed = float((found.detach().mean(1) > 0.5).float().mean())
+    return Losses(total, answer_loss, pointed)
 
 
 @torch.no_grad()
@@ -259,8 +319,8 @@ def round_to_nf4(weight: torch.Tensor) -> torch.Tensor:
 
 
 def train_step(
-    model: Any, optimizers: list[torch.optim.Optimizer], batch: Batch, bf16: bool, nf4: bool
-) -> tuple[float, float]:
+    model: Any, optimizers: list[torch.optim.Optimizer], batch: Batch, recipe: Recipe, bf16: bool, nf4: bool
+) -> Losses:
     """One step; with ``nf4`` the gradient is taken at the rounded weights and applied to the exact ones."""
     linears = (
         [m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"] if nf4 else []
@@ -268,15 +328,15 @@ def train_step(
     exact = [linear.weight.data for linear in linears]
     for linear in linears:
         linear.weight.data = round_to_nf4(linear.weight.data)
-    loss, answer_loss = losses(model, batch, bf16)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss = losses(model, batch, recipe, bf16)
+    loss.total.backward()  # type: ignore[no-untyped-call]
     for linear, weight in zip(linears, exact, strict=True):
         linear.weight.data = weight
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return float(loss.detach()), answer_loss
+    return loss
 
 
 def publish(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -404,16 +464,19 @@ class Run:
         ):
             for group in optimizer.param_groups:
                 group["lr"] = peak * schedule(done)
-        loss, answer_loss = train_step(self.model, self.optimizers, batch, self.args.bf16, done >= self.recipe.nf4_from)
-        if not math.isfinite(loss):
-            raise SystemExit(f"the loss is {loss} at step {progress.step}: start again with a lower learning rate")
+        nf4 = done >= self.recipe.nf4_from
+        loss = train_step(self.model, self.optimizers, batch, self.recipe, self.args.bf16, nf4)
+        if not math.isfinite(loss.total.item()):
+            raise SystemExit(
+                f"the loss is {loss.total.item()} at step {progress.step}: start again with a lower learning rate"
+            )
         tokens = batch.tokens
         progress.step += 1
         progress.tokens += tokens
         now = time.monotonic()
         progress.seconds += now - started
         if progress.step % 40 == 0:
-            self._log(done, loss, answer_loss, tokens / (now - started), bar)
+            self._log(done, loss, tokens / (now - started), bar)
         if now - self.saved > 60 * self.args.save_every:
             save_checkpoint(self.args.work, self.model, self.optimizers, progress)
             self.saved = now
@@ -421,21 +484,24 @@ class Run:
             publish(self.model, self.tokenizer, self.args.out)
             self.published = now
 
-    def _log(self, done: float, loss: float, answer_loss: float, speed: float, bar: "tqdm[Any]") -> None:
+    def _log(self, done: float, loss: Losses, speed: float, bar: "tqdm[Any]") -> None:
         left = self.progress.seconds * (1 - done) / max(done, 1e-6) / 60
         record = {
             "step": self.progress.step,
             "tokens": self.progress.tokens,
             "seconds": round(self.progress.seconds, 1),
             "done": round(done, 4),
-            "loss": round(loss, 4),
-            "answer_loss": round(answer_loss, 4),
+            "loss": round(loss.total.item(), 4),
+            "answer_loss": round(loss.answers, 4),
+            "pointed": loss.pointed,
             "tokens_per_second": round(speed),
         }
         with (self.args.work / "loss.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
         bar.update(int(done * 1000) - bar.n)
-        bar.set_postfix_str(f"loss {loss:.3f}, answers {answer_loss:.3f}, {speed:.0f} tokens/s, {left:.0f} min left")
+        bar.set_postfix_str(
+            f"loss {record['loss']}, answers {loss.answers:.3f}, {speed:.0f} tokens/s, {left:.0f} min left"
+        )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,10 +1,10 @@
 """The text that the tiny base model is trained on: generated questions over generated passages.
 
-A scene is a few things of one field of life (clinics, tours, courses, ...) and passages that tell facts about them.
-Names and values are drawn, so no fact can be memorised: the only way to lower the loss is to find the value that is asked
-for and to copy it, or to say that one does not know. The answer is a frame that needs no inflection with the value as the
-passage writes it, greeted back and closed by a call to action: a model of this size copies Russian well and inflects it
-badly.
+A scene is a few things of one field of life (clinics, tours, courses, ...) and passages that tell facts about
+them. Names and values are drawn, so no fact can be memorised: the only way to lower the loss is to find the value that
+is asked for and to copy it, or to say that one does not know. The answer is a frame that needs no inflection with the
+value as the passage writes it, greeted back and closed by a call to action: a model of this size copies Russian well
+and inflects it badly.
 """
 
 import random
@@ -207,7 +207,8 @@ class Example:
         rivals: values of the same kind in the passages that the answer must not hold.
         kind: what was asked: a relation ("clinic 3"), "missing", "empty", ...
         raw: free text instead of a chat (the copying drills), empty otherwise.
-        further: more questions over the same passages, with their answers: training alone uses them.
+        evidence: the sentence of a passage that the answer was read from; empty where there is none.
+        further: more questions over the same passages; training alone uses them.
     """
 
     question: str
@@ -217,7 +218,8 @@ class Example:
     rivals: tuple[str, ...] = ()
     kind: str = ""
     raw: str = ""
-    further: tuple[tuple[str, str], ...] = ()
+    evidence: str = ""
+    further: tuple["Example", ...] = ()
 
     def messages(self, system: str) -> list[Message]:
         """The chat to complete, without a system message where ``system`` is empty."""
@@ -566,7 +568,8 @@ class Scene:
         if not question or any(stem in others for stem in stems):
             return None
         self._asked.add(fact.key)
-        return self._finished(question, fact.answer, fact.value, self._rivals(fact), "mention", english)
+        made = self._finished(question, fact.answer, fact.value, self._rivals(fact), "mention", english)
+        return replace(made, evidence=self._estranged(fact.sentence).rstrip("."))
 
     def _rivals(self, fact: Fact) -> tuple[str, ...]:
         """The values that somebody could take for the fact's."""
@@ -611,7 +614,8 @@ class Scene:
             return None
         kind = f"{fact.subject.domain.name} {fact.relation}"
         rivals = tuple(rival for rival in self._rivals(fact) if rival not in answer)
-        return self._finished(question, answer, fact.value, rivals, kind, fact.subject.domain.english)
+        made = self._finished(question, answer, fact.value, rivals, kind, fact.subject.domain.english)
+        return replace(made, evidence=self._estranged(fact.sentence).rstrip("."))
 
     def unanswered(self) -> Example:
         """A question that no passage answers: the fact is not told, or it is told of other things only."""
@@ -709,8 +713,7 @@ class Corpus:
         drawn = [example for example in (self._attempt(scene, mode) for mode in modes) if example is not None]
         if not drawn:
             return self.example(level, turns)
-        further = tuple((example.question, example.answer) for example in drawn[1:])
-        return replace(drawn[0], further=further)
+        return replace(drawn[0], further=tuple(drawn[1:]))
 
     def question(self, passages: int, mode: str = "answer", level: float = 1.0) -> Example:
         """Draw a question over that many passages.

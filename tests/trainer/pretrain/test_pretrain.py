@@ -25,7 +25,7 @@ from trainer.pretrain.__main__ import (
     schedule,
 )
 
-SMALL = Recipe(vocabulary=700, hidden=64, intermediate=64, layers=1, heads=1, kv_heads=1, batch_tokens=1024)
+SMALL = Recipe(vocabulary=700, hidden=64, intermediate=64, layers=2, heads=2, kv_heads=2, batch_tokens=1024)
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +76,11 @@ def test_the_shared_system_prompt_changes_no_loss(tokenizer: Any) -> None:
     torch.manual_seed(0)
     model = build_model(SMALL, tokenizer).eval()
     batches = Batches(SMALL, tokenizer)
-    prefix = batches.encode([f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n"])[0]
-    rows = [Row([5, 6, 7, 8, 9], [0, 0, 1, 1, 1], [2]), Row([9, 8, 7], [0, 1, 1], [1])]
+    prefix = batches.encode([f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n"])[0].ids
+    rows = [Row([5, 6, 7, 8, 9], [0, 0, 1, 1, 1], [2], []), Row([9, 8, 7], [0, 1, 1], [1], [])]
     batch = next(batches.pool(0, 0.9))
     made = batches._batch(rows, random.Random(0), done=0.9)
-    shared, _ = losses(model, replace(made, prefix=prefix), bf16=False)
+    shared = losses(model, replace(made, prefix=prefix), SMALL, bf16=False).total
     total, weight = torch.zeros(()), 0.0
     for index, row in enumerate(rows):
         ids = torch.tensor([prefix + row.ids])
@@ -98,3 +98,35 @@ def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
     assert schedule(0.3) == 1.0
     assert schedule(0.7) == pytest.approx(0.5)
     assert schedule(1.0) == 0.0
+
+
+def test_what_is_pointed_at_is_what_is_copied(tokenizer: Any) -> None:
+    batches = Batches(SMALL, tokenizer)
+    values = deciding = 0
+    for _, batch in zip(range(20), batches.pool(0, 0.9), strict=False):
+        for row, token, target in batch.points:
+            assert target < token
+            same = batch.ids[row, token + 1] == batch.ids[row, target]
+            word = tokenizer.decode(batch.ids[row, token + 1 : token + 3]).strip()
+            values, deciding = values + int(same), deciding + int(word[:2] in ("Да", "Не", "Ye", "No"))
+            assert same or word, (row, token)
+        assert len({(row, token) for row, token, _ in batch.points}) == len(batch.points)
+    assert values > 200
+    assert deciding > 2
+
+
+def test_pointing_teaches_where_to_look(tokenizer: Any) -> None:
+    torch.manual_seed(0)
+    recipe = replace(SMALL, pointing_heads=1)
+    model = build_model(recipe, tokenizer)
+    batch = next(Batches(recipe, tokenizer).pool(0, 0.9))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    before = losses(model, batch, recipe, bf16=False).pointed
+    for _ in range(60):
+        losses(model, batch, recipe, bf16=False).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = losses(model, batch, recipe, bf16=False).pointed
+    assert before is not None
+    assert after is not None
+    assert after > before + 0.3
