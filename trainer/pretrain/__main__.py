@@ -60,8 +60,8 @@ class Recipe:
     layers: int = 5
     heads: int = 5
     kv_heads: int = 5
-    learning_rate: float = 1.5e-3  # of Muon, for the matrices
-    adam_learning_rate: float = 1.5e-3  # of AdamW, for the embedding, the norms and the biases
+    learning_rate: float = 3e-3  # of Muon, for the matrices
+    adam_learning_rate: float = 3e-3  # of AdamW, for the embedding, the norms and the biases
     batch_tokens: int = 6144
     turns: int = 5  # questions over the same passages, in one chat
     widen_from: float = 0.15  # until here one or two short passages: copying has to be learned first
