@@ -9,7 +9,7 @@ and inflects it badly.
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from contracts.prompts import Message, build_messages
@@ -29,6 +29,7 @@ CALLS = (
 CALLS_EN = ("Sign up today!", "Join us!", "Leave a request, and a manager will help you.")
 LONGEST_ANSWER = 150  # characters: some 60 tokens of text that is not ours
 LONGEST_SENTENCE = 140
+FIRST_ATTRIBUTE, FIRST_ITEM = 1000, 2000  # relations from here on are attributes, items of a price list
 WIDE = 0.5  # from this level on there are price lists and words that are not Russian
 # How a value is said, by its sort: a frame that needs no inflection, then the value as the passage writes it.
 SAID = dict.fromkeys(("price", "duration", "date", "person", "percent", "number", "free"), "Это {v}.") | {
@@ -241,7 +242,7 @@ class Fact:
     """One fact about one thing, as a passage tells it."""
 
     subject: "Subject"
-    relation: int  # index in the domain; from 1,000 on an attribute, -1 the description
+    relation: int  # index in the domain; or an attribute, an item of a list; -1 the description
     value: str
     sentence: str
     named: bool
@@ -314,7 +315,8 @@ class Scene:
         self.domain = r.choices(corpus.domains, corpus.weights)[0]
         self.words = corpus.english if self.domain.english else corpus.words
         self.facts: list[Fact] = []
-        self.subjects = [self._subject(self.domain)]
+        self.subjects: list[Subject] = []
+        self.subjects.append(self._subject(self.domain))
         passages_of: list[Subject] = [self.subjects[0]]
         one_thing = passages > 1 and r.random() < 0.25  # as in the questions and answers of one company
         for _ in range(passages - 1):
@@ -342,7 +344,7 @@ class Scene:
     # --- telling ---------------------------------------------------------------------------------------------------
 
     def _subject(self, domain: Domain) -> Subject:
-        taken = {subject.name for subject in self.subjects} if hasattr(self, "subjects") else set()
+        taken = {subject.name for subject in self.subjects}
         words = self.words
         while True:
             name = words.name(domain.names)
@@ -366,7 +368,7 @@ class Scene:
     def _fact(self, subject: Subject, index: int, template: str = "") -> Fact:
         """Tell a relation of the thing's domain, -1 for what the thing is."""
         r, held_out = self._rng, self._corpus.held_out.templates
-        if index >= 1000:
+        if index >= FIRST_ATTRIBUTE:
             return self._attribute(subject, index)
         if index < 0:
             sentence = subject.told(r.choice(subject.domain.described))
@@ -387,7 +389,7 @@ class Scene:
         return Fact(subject, index, value, sentence, is_named(template), sort, tail)
 
     def _attribute(self, subject: Subject, index: int) -> Fact:
-        word, _ = ATTRIBUTES[index - 1000]
+        word, _ = ATTRIBUTES[index - FIRST_ATTRIBUTE]
         value = self.words.free()
         template = self._rng.choice(
             (f"{word} {{G}} — {{v}}.", f"{word} {{G}}: {{v}}.", f"{{N}}: {word} — {{v}}.", f"{word} — {{v}}.",
@@ -408,7 +410,7 @@ class Scene:
             elif roll < 0.87 or subject.domain.english:
                 index = r.randrange(len(subject.domain.relations))
             else:
-                index = 1000 + r.randrange(len(ATTRIBUTES))
+                index = FIRST_ATTRIBUTE + r.randrange(len(ATTRIBUTES))
             if index not in told:
                 told.add(index)
                 drawn.append(index)
@@ -477,8 +479,8 @@ class Scene:
             value = str(getattr(self.words, sort)())
             part = template.format(i=ITEMS[index], v=value)
             parts.append(part)
-            self._asked_of[2000 + index] = r.choice(asked)
-            self._listed.append(Fact(subject, 2000 + index, value, part, False, sort))
+            self._asked_of[FIRST_ITEM + index] = r.choice(asked)
+            self._listed.append(Fact(subject, FIRST_ITEM + index, value, part, False, sort))
         self.facts += self._listed
         return _cap(r.choice((", ", ", ", "; ")).join(parts)) + "."
 
@@ -518,10 +520,10 @@ class Scene:
         if index < 0:
             every = DESCRIBE_EN if english else DESCRIBE
             return subject.asked(r.choice(every[-2:] if self._corpus.held_out.templates else every[:-2]))
-        if index >= 2000:
-            return _cap(self._asked_of[index].format(i=ITEMS[index - 2000]))
-        if index >= 1000:
-            word, which = ATTRIBUTES[index - 1000]
+        if index >= FIRST_ITEM:
+            return _cap(self._asked_of[index].format(i=ITEMS[index - FIRST_ITEM]))
+        if index >= FIRST_ATTRIBUTE:
+            word, which = ATTRIBUTES[index - FIRST_ATTRIBUTE]
             if not named:
                 return r.choice((f"{which} {word}?", f"{_cap(word)}?", f"Скажите, {which.lower()} {word}?"))
             return subject.asked(
@@ -586,7 +588,7 @@ class Scene:
             for other in self.facts
             if other.relation == fact.relation
             and other.subject is not fact.subject
-            and (other.subject.domain is fact.subject.domain or fact.relation >= 1000)
+            and (other.subject.domain is fact.subject.domain or fact.relation >= FIRST_ATTRIBUTE)
         ]
 
     def answered(self) -> Example | None:
@@ -605,7 +607,7 @@ class Scene:
         answer = fact.answer
         if r.random() < 0.05 * self._level and not self._corpus.probing:
             second = r.choice([f for f in self.facts if f.subject is fact.subject])
-            if second is not fact and 0 <= second.relation < 2000 and "yes" not in (fact.sort, second.sort):
+            if second is not fact and 0 <= second.relation < FIRST_ITEM and "yes" not in (fact.sort, second.sort):
                 also = self._question(second.subject, second.relation, named=False)
                 joint = "and" if second.subject.domain.english else "и"
                 question = f"{question.rstrip('?.')} {joint} {also[:1].lower()}{also[1:]}"
@@ -623,7 +625,7 @@ class Scene:
         subject = r.choice(self.subjects)
         roll = r.random()
         if self._listed and roll < 0.3:  # of something that the list leaves out
-            known = {fact.relation - 2000 for fact in self._listed}
+            known = {fact.relation - FIRST_ITEM for fact in self._listed}
             item = r.choice([item for index, item in enumerate(ITEMS) if index not in known])
             question = _cap(r.choice(list(self._asked_of.values())).format(i=item))
         elif roll < 0.4:  # of a thing that no passage names
@@ -768,11 +770,6 @@ class Corpus:
         if r.random() < 0.05:
             question = question.replace("ё", "е")
         return question
-
-    def stream(self, level: float) -> Iterator[Example]:
-        """Yield examples without end."""
-        while True:
-            yield self.example(level)
 
 
 def texts(seed: int, number: int) -> Sequence[str]:

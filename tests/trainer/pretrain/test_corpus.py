@@ -17,7 +17,7 @@ from trainer.pretrain.corpus import (
     Example,
     HeldOut,
 )
-from trainer.pretrain.domains import HELD_OUT_DOMAINS, NAMES, domains, is_named, placeholders
+from trainer.pretrain.domains import HELD_OUT_DOMAINS, NAMES, Domain, domains, is_named, placeholders
 from trainer.pretrain.evaluate import holds
 from trainer.pretrain.words import Words, is_held_out, syllables
 
@@ -117,7 +117,7 @@ def test_the_evaluations_cases_have_values(held_out: HeldOut) -> None:
 
 
 @pytest.mark.parametrize("domain", EVERY, ids=lambda domain: domain.name)
-def test_a_domains_file_is_whole(domain) -> None:  # type: ignore[no-untyped-def]
+def test_a_domains_file_is_whole(domain: Domain) -> None:
     assert len(domain.names) >= 20
     assert len(domain.described) >= 8
     assert len(domain.fillers) >= 8
