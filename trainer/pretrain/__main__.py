@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from contracts.prompts import SYSTEM_PROMPT
-from trainer.pretrain.corpus import AGREED, Corpus, Example, texts
+from trainer.pretrain.corpus import AGREED, UNKNOWN, UNKNOWN_EN, Corpus, Example, texts
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -64,15 +64,17 @@ class Recipe:
     adam_learning_rate: float = 3e-3  # of AdamW, for the embedding, the norms and the biases
     batch_tokens: int = 6144
     turns: int = 5  # questions over the same passages, in one chat
-    widen_from: float = 0.15  # until here one or two short passages: copying has to be learned first
+    widen_from: float = 0.2  # until here one or two short passages: copying has to be learned first
     widen_to: float = 0.6
-    answers_from: float = 0.1  # from here the answers alone count: nobody can guess what passages hold
+    answers_from: float = 0.1  # from here mostly the answers count: nobody can guess what passages hold
     start_weight: float = 5.0  # of the first tokens of an answer: they choose the sentence, the others copy it
     start_tokens: int = 4
-    pointing: float = 0.3  # weight of the loss on where two heads look while they copy a value
+    language_share: float = 0.25  # of the chats whose other tokens go on counting a little, so that the language stays
+    language_weight: float = 0.2
+    pointing: float = 0.3  # weight of the loss on where two heads look before and while they copy a value
     pointing_layer: int = -2
     pointing_heads: int = 2
-    one_turn_from: float = 0.85  # from here chats of one question, as the services ask them
+    one_turn_from: float = 0.92  # from here chats of one question, as the services ask them
     nf4_from: float = 0.88
     seed: int = 7
 
@@ -96,13 +98,15 @@ class Batch:
     ids: torch.Tensor
     weights: torch.Tensor
     answers: torch.Tensor
-    points: list[tuple[int, int, int]]
-    """Row, token that predicts a token of a value, token of the passage that holds it."""
+    choices: list[tuple[int, int, int]]
+    """Row, token before the value is said, token that decides the answer."""
+    copies: list[tuple[int, int, int]]
+    """Row, token that predicts a further token of a value, token of the passage that holds it."""
 
 
 @dataclass(slots=True)
 class Losses:
-    """The loss to minimise; to be shown, the loss on the answers, and the share of the tokens that are pointed at."""
+    """The loss to minimise; to be shown, the loss on the answers, and how often the right place is looked at."""
 
     total: torch.Tensor
     answers: float
@@ -116,13 +120,15 @@ class Row:
     ids: list[int]
     answers: list[float]
     starts: list[int]
-    points: list[tuple[int, int]]
-    """Token of an answer, and the token of the passage that it is copied from."""
+    choices: list[tuple[int, int]]
+    """Token of an answer up to the first of the value, and the token that decides it."""
+    copies: list[tuple[int, int]]
+    """Further token of a value, and the token of the passage that it is copied from."""
 
 
 def build_tokenizer(size: int, seed: int) -> PreTrainedTokenizerFast:
     """Train the byte-level BPE: digits one by one, the system prompt in few tokens."""
-    text = [SYSTEM_PROMPT] * 1500 + [*OTHER_SYSTEMS] * 60 + list(texts(seed, 12_000))
+    text = [SYSTEM_PROMPT] * 1500 + [*OTHER_SYSTEMS] * 60 + ["assistant", "user"] * 3000 + list(texts(seed, 12_000))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -171,7 +177,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Any:
 
 
 def points(turn: Example, prompt: tuple[str, Encoding], answer: tuple[str, Encoding]) -> list[tuple[int, int]]:
-    """Which token of the answer is copied from which token of the prompt.
+    """Which token of the answer is copied from which token of the prompt, the first being the one that decides.
 
     Of a yes/no question the one token that decides, from the end of the sentence that tells.
     """
@@ -236,7 +242,7 @@ class Batches:
                 parts.append(turn.answer + SPECIAL[2])
         pieces, rows = iter(zip(parts, self.encode(parts), strict=True)), []
         for example in examples:
-            row = Row([], [], [], [])
+            row = Row([], [], [], [], [])
             prompt: tuple[str, Encoding] | None = None
             for turn in (example, *example.further):
                 asked_piece, answer_piece = next(pieces), next(pieces)
@@ -244,7 +250,13 @@ class Batches:
                 start = len(row.ids) + len(asked_piece[1].ids)
                 if not example.raw:
                     row.starts.append(start)
-                    row.points += [(start + said, there) for said, there in points(turn, prompt, answer_piece)]
+                    if turn.answer in (UNKNOWN, UNKNOWN_EN):
+                        # Where nothing tells it, the heads are to rest on the mark that opens the answer.
+                        mark = max(at for at, token in enumerate(asked_piece[1].tokens) if token == SPECIAL[1])
+                        row.choices += [(start + said, len(row.ids) + mark) for said in range(4)]
+                    for said, there in points(turn, prompt, answer_piece)[:1]:
+                        row.choices += [(start + before, there) for before in range(said + 1)]
+                    row.copies += [(start + said, there) for said, there in points(turn, prompt, answer_piece)[1:]]
                 row.ids += asked_piece[1].ids + answer_piece[1].ids
                 row.answers += [0.0] * len(asked_piece[1].ids) + [1.0] * len(answer_piece[1].ids)
             rows.append(row)
@@ -267,21 +279,28 @@ class Batches:
         for index, row in enumerate(rows):
             end = len(row.ids)
             ids[index, :end] = torch.tensor(row.ids)
-            weights[index, :end] = float(done < self.recipe.answers_from)
+            if done < self.recipe.answers_from:
+                weights[index, :end] = 1.0
+            elif rng.random() < self.recipe.language_share:
+                weights[index, :end] = self.recipe.language_weight
             answers[index, :end] = torch.tensor(row.answers)
             if done >= self.recipe.answers_from:
                 for start in row.starts:
                     weights[index, start : min(start + self.recipe.start_tokens, end)] = self.recipe.start_weight
-        pointed = [(index, said - 1, there) for index, row in enumerate(rows) for said, there in row.points]
-        return Batch(prefix, sum(len(row.ids) for row in rows), ids, torch.maximum(weights, answers), answers, pointed)
+        choices = [(index, said - 1, there) for index, row in enumerate(rows) for said, there in row.choices]
+        copies = [(index, said - 1, there) for index, row in enumerate(rows) for said, there in row.copies]
+        weights = torch.maximum(weights, answers)
+        return Batch(prefix, sum(len(row.ids) for row in rows), ids, weights, answers, choices, copies)
 
 
 def losses(model: Any, batch: Batch, recipe: Recipe, bf16: bool) -> Losses:
     """The loss of a batch.
 
-    Beside the usual loss, two heads are told where to look while a value is copied: at the token that is copied, which
-    the generator knows (supervised attention, Liu et al. 2016, arXiv:1609.04186). Left to itself a model of this size
-    takes many times as many questions to find out that the question decides which value is copied.
+    Beside the usual loss, two heads are told where to look: before a value is said, at its first token in the passage;
+    while it is said, at the token that is copied; where no passage holds it, at the mark that opens the answer, as
+    readers with a no-answer position do. The generator knows these places (supervised attention, Liu et al. 2016,
+    arXiv:1609.04186). Left to itself a model of this size takes many times as many questions to find out that the
+    question decides which value is copied.
     """
     weights = batch.weights[:, 1:].flatten()
     counted = weights.nonzero().squeeze(1)  # the rest need no logits: a fifth of the work
@@ -299,12 +318,14 @@ def losses(model: Any, batch: Batch, recipe: Recipe, bf16: bool) -> Losses:
     weights, answers = weights[counted], batch.answers[:, 1:].flatten()[counted]
     total = (each * weights).sum() / weights.sum()
     answer_loss, pointed = float((each.detach() * answers).sum() / answers.sum()), None
-    if batch.points:
-        row, token, target = (torch.tensor(column) for column in zip(*batch.points, strict=True))
-        attention = read.attentions[recipe.pointing_layer][:, : recipe.pointing_heads]
-        found = attention[row, :, token, target + len(batch.prefix)].float()
-        total = total - recipe.pointing * (found + 1e-12).log().mean()
-        pointed = float((found.detach().mean(1) > 0.5).float().mean())
+    attention = read.attentions[recipe.pointing_layer][:, : recipe.pointing_heads]
+    for places in (batch.choices, batch.copies):
+        if places:
+            row, token, target = (torch.tensor(column) for column in zip(*places, strict=True))
+            found = attention[row, :, token, target + len(batch.prefix)].float()
+            total = total - recipe.pointing * (found + 1e-12).log().mean()
+            if places is batch.choices:
+                pointed = float((found.detach().mean(1) > 0.5).float().mean())
     return Losses(total, answer_loss, pointed)
 
 
@@ -399,8 +420,8 @@ def plot_losses(log: Path, picture: Path) -> None:
 
 
 def schedule(done: float) -> float:
-    """The share of the peak learning rate: warm up for 2%, stay, then fall straight to zero from 40% on."""
-    return done / 0.02 if done < 0.02 else min(1.0, (1 - done) / 0.6)
+    """The share of the peak learning rate: warm up for 2%, stay, then fall straight to zero from 30% on."""
+    return done / 0.02 if done < 0.02 else min(1.0, (1 - done) / 0.7)
 
 
 def build_optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:

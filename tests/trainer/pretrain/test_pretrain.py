@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,12 @@ def run(folder: Path, tokens: int) -> Run:
 
 
 def test_a_run_goes_on_where_it_was_stopped_and_publishes_a_qwen2_model(tmp_path: Path) -> None:
-    first = run(tmp_path, 60_000)
-    second = run(tmp_path, 120_000)
+    first = run(tmp_path, 100_000)
+    second = run(tmp_path, 300_000)
     assert second.progress.step > first.progress.step > 0
     records = [json.loads(line) for line in (tmp_path / "work" / "loss.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == sorted(r["step"] for r in records)
-    assert records[-1]["loss"] < records[0]["loss"]
+    assert records[-1]["answer_loss"] < records[0]["answer_loss"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert type(model).__name__ == "Qwen2ForCausalLM"
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
@@ -77,7 +78,7 @@ def test_the_shared_system_prompt_changes_no_loss(tokenizer: Any) -> None:
     model = build_model(SMALL, tokenizer).eval()
     batches = Batches(SMALL, tokenizer)
     prefix = batches.encode([f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n"])[0].ids
-    rows = [Row([5, 6, 7, 8, 9], [0, 0, 1, 1, 1], [2], []), Row([9, 8, 7], [0, 1, 1], [1], [])]
+    rows = [Row([5, 6, 7, 8, 9], [0, 0, 1, 1, 1], [2], [], []), Row([9, 8, 7], [0, 1, 1], [1], [], [])]
     batch = next(batches.pool(0, 0.9))
     made = batches._batch(rows, random.Random(0), done=0.9)
     shared = losses(model, replace(made, prefix=prefix), SMALL, bf16=False).total
@@ -91,28 +92,43 @@ def test_the_shared_system_prompt_changes_no_loss(tokenizer: Any) -> None:
     assert shared.item() == pytest.approx((total / weight).item(), rel=1e-4)
     assert batch.weights.max() == SMALL.start_weight
     assert batch.weights.min() == 0
+    small = (batch.weights == SMALL.language_weight).any(1).float().mean()
+    assert 0 < small < 0.6, "some chats keep the language"
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
     assert schedule(0.01) == 0.5
     assert schedule(0.3) == 1.0
-    assert schedule(0.7) == pytest.approx(0.5)
+    assert schedule(0.65) == pytest.approx(0.5)
     assert schedule(1.0) == 0.0
 
 
-def test_what_is_pointed_at_is_what_is_copied(tokenizer: Any) -> None:
+def test_heads_are_told_the_value_while_it_is_copied_and_before(tokenizer: Any) -> None:
     batches = Batches(SMALL, tokenizer)
-    values = deciding = 0
-    for _, batch in zip(range(20), batches.pool(0, 0.9), strict=False):
-        for row, token, target in batch.points:
+    mark, kinds = tokenizer.convert_tokens_to_ids("<|im_start|>"), Counter[str]()
+    for _, batch in zip(range(20), batches.pool(0, 0.5), strict=False):
+        places = [*batch.choices, *batch.copies]
+        assert len({(row, token) for row, token, _ in places}) == len(places), "a token is told two places"
+        for row, token, target in batch.copies:
             assert target < token
-            same = batch.ids[row, token + 1] == batch.ids[row, target]
-            word = tokenizer.decode(batch.ids[row, token + 1 : token + 3]).strip()
-            values, deciding = values + int(same), deciding + int(word[:2] in ("Да", "Не", "Ye", "No"))
-            assert same or word, (row, token)
-        assert len({(row, token) for row, token, _ in batch.points}) == len(batch.points)
-    assert values > 200
-    assert deciding > 2
+            assert batch.ids[row, token + 1] == batch.ids[row, target]
+        decided: dict[tuple[int, int], list[int]] = {}
+        for row, token, target in batch.choices:
+            decided.setdefault((row, target), []).append(token)
+        for (row, target), tokens in decided.items():
+            said = tokenizer.decode(batch.ids[row, min(tokens) + 1 : max(tokens) + 2])
+            if batch.ids[row, target] == mark:
+                assert said.startswith(("К сожалению", "Sorry")), "the opening mark is for what nothing tells"
+                kinds["nothing"] += 1
+            elif batch.ids[row, max(tokens) + 1] == batch.ids[row, target]:
+                kinds["value"] += 1
+            else:  # the same word can be other tokens in another place; a yes or no stands in no passage
+                agreed = said.endswith(("Да", "Нет", "Yes", "No", "Д", "Н", "Не", "Y", "N"))
+                kinds["yes or no" if agreed else "other tokens"] += 1
+    assert kinds["value"] > 100
+    assert kinds["nothing"] > 50
+    assert kinds["yes or no"] > 2
+    assert kinds["other tokens"] < 0.15 * kinds["value"]
 
 
 def test_pointing_teaches_where_to_look(tokenizer: Any) -> None:
