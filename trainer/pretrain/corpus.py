@@ -14,6 +14,16 @@ from dataclasses import dataclass, replace
 
 from contracts.prompts import Message, build_messages
 from trainer.pretrain.domains import Domain, Relation, domains, is_named, placeholders
+from trainer.pretrain.phrases import (
+    ATTRIBUTES,
+    DETAILS,
+    DETAILS_ASKED,
+    DETAILS_TOLD,
+    ITEMS,
+    VARIANTS,
+    VARIANTS_ASKED,
+    VARIANTS_TOLD,
+)
 from trainer.pretrain.words import EnglishWords, Words
 
 UNKNOWN = "К сожалению, я не знаю ответа на этот вопрос. Оставьте заявку, и менеджер вам поможет."
@@ -117,27 +127,6 @@ DESCRIBE_EN = (
     "Could you describe {N}?",
     "What kind of thing is {N}?",
 )
-# things of a price list or a timetable: several in one sentence, of which one is asked
-ITEMS = tuple(
-    item.strip()
-    for item in """
-взрослый билет; детский билет; школьный билет; льготный билет; семейный билет; входной билет; абонемент на год;
-абонемент на месяц; разовое посещение; пробное занятие; групповое занятие; индивидуальный урок; повторный приём;
-первичный приём; женская стрижка; мужская стрижка; детская стрижка; окрашивание; укладка; маникюр; педикюр; чистка;
-осмотр; прививка; анализ крови; снимок; массаж спины; массаж ног; час аренды; сутки аренды; одноместный номер;
-двухместный номер; люкс; завтрак; обед; ужин; бизнес-ланч; чашка кофе; чай с травами; пирог с вишней; пирог с капустой;
-ржаной хлеб; белый хлеб; килограмм мёда; банка варенья; букет из роз; букет из тюльпанов; замена масла; замена экрана;
-замена батареи; диагностика; мойка; полировка; установка программы; настройка сети; подключение; базовый тариф;
-полный тариф; тариф для бизнеса; доставка по городу; доставка за город; подъём на этаж; сборка шкафа; сборка кухни;
-консультация юриста; составление договора; составление иска; заверение копии; перевод страницы; регистрация фирмы;
-печать листа; печать плаката; ламинирование; переплёт; прогулка на лодке; прогулка на лошадях; прокат лыж;
-прокат коньков; прокат велосипеда; место для палатки; баня; экскурсия для взрослых; экскурсия для школьников;
-мастер-класс;
-корм для кошек; корм для собак; клетка для попугая; стерилизация кошки; стерилизация кота; вводный курс; полный курс;
-летняя смена; зимняя смена; рабочий день в июне; смена в цехе; смена на складе; пиджак; юбка; пошив платья;
-ремонт куртки
-""".replace("\n", " ").split(";")
-)
 # how it is told, how it is asked, which value
 LISTED = (
     (
@@ -169,23 +158,6 @@ LISTED = (
         "percent",
     ),
     (("{i} — {v}", "{i} — с {v}"), ("Во сколько {i}?", "Когда {i}?", "В какое время {i}?"), "time"),
-)
-# word in the nominative | the question word that agrees with it
-ATTRIBUTES = tuple(
-    (pair.split("|")[0].strip(), pair.split("|")[1].strip())
-    for pair in """
-гарантия|Какая; формат|Какой; язык обучения|Какой; возраст участников|Какой; уровень сложности|Какой; номер кабинета|
-Какой; цвет|Какой; вес|Какой; высота|Какая; длина|Какая; площадь|Какая; рейтинг|Какой; девиз|Какой; артикул|Какой;
-код|Какой; пароль|Какой; номер лицензии|Какой; год основания|Какой; материал|Какой; скорость|Какая; температура|Какая;
-минимальный балл|Какой; название чата|Какое; объём|Какой; количество страниц|Какое; глубина|Какая; мощность|Какая;
-платформа|Какая; главный приз|Какой; тема диплома|Какая; срок доставки|Какой; номер группы|Какой; ключевое слово|Какое;
-стаж мастера|Какой; средняя зарплата|Какая; порода|Какая; сорт|Какой; автор эмблемы|Какой; город|Какой;
-станция метро|Какая; номер договора|Какой; промокод|Какой; размер|Какой; способ оплаты|Какой; первый взнос|Какой;
-главная цель|Какая; итоговый проект|Какой; число этажей|Какое; марка|Какая; серия|Какая; ширина|Какая; давление|Какое;
-частота|Какая; процент|Какой; имя директора|Какое; прежнее название|Какое; страна|Какая; напряжение|Какое;
-остаток|Какой; символ|Какой; талисман|Какой; любимое блюдо|Какое; номер дома|Какой; категория|Какая; ставка|Какая;
-расстояние|Какое
-""".split(";")
 )
 SMALL_TALK = (
     ("Привет!", "Здравствуйте! Чем могу помочь?"),
@@ -333,8 +305,9 @@ class Scene:
             set()
         )  # no fact is asked twice: the second answer could be copied off the first
         self._first = True
-        self._listed: list[Fact] = []  # the items of a price list, and how they are asked
-        self._asked_of: dict[int, str] = {}
+        self._listed: list[Fact] = []  # of a price list and the like
+        self._asked_of: dict[int, tuple[str, ...]] = {}  # how these are asked
+        self._left_out: tuple[str, ...] = ()  # questions for what the list leaves out
         texts = [self._passage(subject) for subject in passages_of]
         r.shuffle(texts)
         self.passages = tuple(texts)
@@ -437,8 +410,9 @@ class Scene:
         if r.random() < 0.06 and len(facts) > 1 and level > 0.3:
             return self._table(subject, facts)
         sentences = self._joined(facts)
-        if level >= WIDE and not subject.domain.english and not self._listed and r.random() < 0.15:
-            sentences.insert(r.randint(0, len(sentences)), self._list_of_items(subject))
+        if level > 0 and not subject.domain.english and not self._listed and r.random() < 0.1 + 0.25 * level:
+            listed = r.choices((self._items, self._variants, self._details), (0.5, 1.0, 1.0))[0]
+            sentences.insert(r.randint(0, len(sentences)), listed(subject))
         fillers = r.choices((0, 1, 2), (1.0, 0.1 + 0.6 * level, 0.3 * level))[0]
         for filler in r.sample(subject.domain.fillers, fillers):
             sentences.insert(r.randint(0, len(sentences)), filler)
@@ -469,20 +443,73 @@ class Scene:
             last = fact
         return sentences
 
-    def _list_of_items(self, subject: Subject) -> str:
-        """A sentence with values of one sort for several things; the answer is the part with the asked one."""
+    def _list(self, subject: Subject, told: str, value: str, sort: str, asked: tuple[str, ...]) -> None:
+        """Remember something that is told in a list."""
+        index = FIRST_ITEM + len(self._listed)
+        self._asked_of[index] = asked
+        self._listed.append(Fact(subject, index, value, told, False, sort))
+
+    def _items(self, subject: Subject) -> str:
+        """Things of a price list or a timetable."""
         r = self._rng
         told, asked, sort = r.choice(LISTED)
         template = r.choice(told)
-        parts = []
-        for index in r.sample(range(len(ITEMS)), r.choice((2, 2, 3, 3, 4))):
+        items = r.sample(ITEMS, r.choice((2, 2, 3, 3, 4)) + 1)
+        for item in items[1:]:
             value = str(getattr(self.words, sort)())
-            part = template.format(i=ITEMS[index], v=value)
-            parts.append(part)
-            self._asked_of[FIRST_ITEM + index] = r.choice(asked)
-            self._listed.append(Fact(subject, FIRST_ITEM + index, value, part, False, sort))
+            self._list(subject, template.format(i=item, v=value), value, sort, (r.choice(asked).format(i=item),))
+        self._left_out = (r.choice(asked).format(i=items[0]),)
+        return self._row()
+
+    def _variants(self, subject: Subject) -> str:
+        """Variants of one thing, which name it once."""
+        r, held_out = self._rng, self._corpus.held_out
+        sorts, variants = r.choice([v for at, v in enumerate(VARIANTS) if (at % 8 == 7) == held_out.domains])
+        sort = r.choice(sorts)
+        frames = VARIANTS_ASKED[sort][-1:] if held_out.templates else VARIANTS_ASKED[sort][:-1]
+        chosen = r.sample(variants, r.randint(2, min(4, len(variants))))
+        first, following = r.choice(VARIANTS_TOLD[sort])
+        unit = ("человек", "человека", "человек")
+        for at, variant in enumerate(chosen):
+            value = self.words.count(unit) if sort == "count" else str(getattr(self.words, sort)())
+            told = (following if at else first).format(i=variant.short if at else variant.full, v=value)
+            asked = tuple(self._asked_as(name, frames) for name in variant.asked)
+            self._list(subject, told, value, sort, asked)
+        rest = [variant for variant in variants if variant not in chosen]
+        self._left_out = tuple(self._asked_as(name, frames) for variant in rest for name in variant.asked)
+        return self._row()
+
+    def _asked_as(self, name: str, frames: Sequence[str]) -> str:
+        """Ask for a variant; some of its names are questions already."""
+        return f"{name}?" if name.startswith(("кто ", "сколько ")) else self._rng.choice(frames).format(a=name)
+
+    def _details(self, subject: Subject) -> str:
+        """A few details in two or three words each."""
+        r, held_out = self._rng, self._corpus.held_out
+        known = [detail for at, detail in enumerate(DETAILS) if (at % 8 == 7) == held_out.domains]
+        chosen = r.sample(known, r.choice((2, 3, 3, 4)) + 2)
+        frames = DETAILS_ASKED[-1:] if held_out.templates else DETAILS_ASKED[:-1]
+        template, questions = r.choice(DETAILS_TOLD), []
+        for detail in chosen:
+            framed = r.choice(frames).format(w=detail.which, n=detail.noun)
+            questions.append((framed, *detail.asked))
+        for detail, asked in list(zip(chosen, questions, strict=True))[2:]:
+            sort, _, unit = detail.sort.partition(":")
+            if unit:
+                value = self.words.count(tuple(unit.split(",")))
+            elif ";" in sort:
+                sort, value = "v", r.choice(sort.split(";"))
+            else:
+                value = str(getattr(self.words, sort)())
+            self._list(subject, template.format(n=detail.noun, v=value), value, sort, asked)
+        self._left_out = (*questions[0], *questions[1])
+        return self._row()
+
+    def _row(self) -> str:
+        """What was listed, as one sentence."""
+        r = self._rng
         self.facts += self._listed
-        return _cap(r.choice((", ", ", ", "; ")).join(parts)) + "."
+        return _cap(r.choice((", ", ", ", "; ")).join(fact.sentence for fact in self._listed)).rstrip(".") + "."
 
     def _foreign_words(self) -> dict[str, str]:
         """Invented stems for some of the scene's words: they can be found and copied, not known."""
@@ -521,7 +548,8 @@ class Scene:
             every = DESCRIBE_EN if english else DESCRIBE
             return subject.asked(r.choice(every[-2:] if self._corpus.held_out.templates else every[:-2]))
         if index >= FIRST_ITEM:
-            return _cap(self._asked_of[index].format(i=ITEMS[index - FIRST_ITEM]))
+            question = _cap(r.choice(self._asked_of[index]))
+            return subject.asked("Вопрос про {A}. ") + question if named and r.random() < 0.3 else question
         if index >= FIRST_ATTRIBUTE:
             word, which = ATTRIBUTES[index - FIRST_ATTRIBUTE]
             if not named:
@@ -624,10 +652,8 @@ class Scene:
         r = self._rng
         subject = r.choice(self.subjects)
         roll = r.random()
-        if self._listed and roll < 0.3:  # of something that the list leaves out
-            known = {fact.relation - FIRST_ITEM for fact in self._listed}
-            item = r.choice([item for index, item in enumerate(ITEMS) if index not in known])
-            question = _cap(r.choice(list(self._asked_of.values())).format(i=item))
+        if self._left_out and roll < 0.35:  # of something that the list leaves out
+            question = _cap(r.choice(self._left_out))
         elif roll < 0.4:  # of a thing that no passage names
             absent = self._subject(subject.domain)
             told = [f.relation for f in self.facts if f.subject.domain is subject.domain]

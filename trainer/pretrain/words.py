@@ -63,6 +63,31 @@ def plural(number: int, forms: Sequence[str]) -> str:
     return f"{number} {forms[1] if number % 10 in (2, 3, 4) and number % 100 not in (12, 13, 14) else forms[2]}"
 
 
+SPANS = (
+    ("месяц", "месяца", "месяцев"),
+    ("неделя", "недели", "недель"),
+    ("час", "часа", "часов"),
+    ("день", "дня", "дней"),
+    ("минута", "минуты", "минут"),
+    ("год", "года", "лет"),
+    ("рабочий день", "рабочих дня", "рабочих дней"),
+)
+ROUND_DURATIONS = (
+    "полгода",
+    "полчаса",
+    "полтора часа",
+    "полтора года",
+    "сутки",
+    "один день",
+    "год",
+    "месяц",
+    "одна неделя",
+)
+NUMERALS = "ноль один два три четыре пять шесть семь восемь девять десять одиннадцать двенадцать".split()
+HOURS = "шести семи восьми девяти десяти одиннадцати двенадцати часа двух трёх четырёх пяти".split()
+ENGLISH_NUMERALS = "two three four five six seven eight nine ten eleven twelve".split()
+
+
 class Words:
     """Seeded source of Russian names and values; each method named like the placeholder that it fills."""
 
@@ -119,20 +144,27 @@ class Words:
                 self.whole(10, 99, 10),
             )
         )
+        if r.random() < 0.03:
+            return f"{r.choice(NUMERALS[2:])} {r.choice(('тысяч рублей', 'тыс. рублей'))}"
         spaced = f"{amount:,}".replace(",", " ") if r.random() < 0.75 else str(amount)
         return spaced + r.choice((" рублей", " рублей", " рублей", " руб.", " ₽"))
 
     def duration(self) -> str:
         """A length of time."""
-        forms = (
-            ("месяц", "месяца", "месяцев"),
-            ("неделя", "недели", "недель"),
-            ("час", "часа", "часов"),
-            ("день", "дня", "дней"),
-            ("минута", "минуты", "минут"),
-            ("год", "года", "лет"),
-        )
-        return plural(self.rng.choice((self.rng.randint(2, 18), self.whole(2, 90))), self.rng.choice(forms))
+        r = self.rng
+        if r.random() < 0.05:
+            return r.choice(ROUND_DURATIONS)
+        forms = r.choice(SPANS)
+        if r.random() < 0.2:
+            return self.spelled(forms)
+        return plural(r.choice((r.randint(2, 18), self.whole(2, 90))), forms)
+
+    def spelled(self, forms: Sequence[str]) -> str:
+        """A number of things in words; after "один" and "два" the noun decides how they end."""
+        number = self.rng.randint(2, len(NUMERALS) - 1)
+        feminine = forms[0].endswith(("а", "я")) and forms[0] != "сутки"
+        word = "две" if number == 2 and feminine else NUMERALS[number]
+        return f"{word} {forms[1] if number in (2, 3, 4) else forms[2]}"
 
     def date(self) -> str:
         """A day."""
@@ -142,11 +174,18 @@ class Words:
 
     def time(self) -> str:
         """A time of day."""
+        if self.rng.random() < 0.1:
+            return f"{self.rng.randint(6, 23)} часов"
         return f"{self.rng.randint(6, 23)}:{self.rng.choice(('00', '15', '30', '30', '45'))}"
 
     def hours(self) -> str:
         """Opening hours."""
         r = self.rng
+        roll = r.random()
+        if roll < 0.25:
+            return f"с {r.randint(6, 12)} до {r.randint(13, 23)}"
+        if roll < 0.35:
+            return f"с {r.choice(HOURS)} до {r.choice(HOURS)}"
         return f"с {r.randint(6, 12)}:{r.choice(('00', '30'))} до {r.randint(15, 23)}:{r.choice(('00', '30'))}"
 
     def phone(self) -> str:
@@ -172,7 +211,8 @@ class Words:
 
     def percent(self) -> str:
         """A share."""
-        return f"{self.whole(2, 95)}{self.rng.choice(('%', '%', ' %'))}"
+        number = str(self.whole(2, 95)) + (f",{self.rng.randint(1, 9)}" if self.rng.random() < 0.2 else "")
+        return f"{number}{self.rng.choice(('%', '%', ' %', ' процентов'))}"
 
     def number(self) -> str:
         """A bare number."""
@@ -194,6 +234,8 @@ class Words:
 
     def count(self, unit: Sequence[str]) -> str:
         """A number of things."""
+        if self.rng.random() < 0.2:
+            return self.spelled(unit)
         return plural(self.rng.choice((self.rng.randint(2, 24), self.whole(2, 99), self.whole(100, 999))), unit)
 
     def listed(self, things: Sequence[str]) -> str:
@@ -234,11 +276,14 @@ class EnglishWords(Words):
     def price(self) -> str:
         """A sum of money."""
         amount = self.rng.choice((self.whole(2, 99), self.whole(100, 999), self.whole(10, 90, 100)))
+        if self.rng.random() < 0.4:
+            return f"{amount} {self.rng.choice(('dollars', 'euros', 'pounds', 'rubles', 'cents'))}"
         return f"{self.rng.choice('$€£')}{amount:,}"
 
     def duration(self) -> str:
         """A length of time."""
-        return f"{self.whole(2, 90)} {self.rng.choice(('minutes', 'hours', 'days', 'weeks', 'months'))}"
+        number = self.rng.choice(ENGLISH_NUMERALS) if self.rng.random() < 0.3 else self.whole(2, 90)
+        return f"{number} {self.rng.choice(('minutes', 'hours', 'days', 'weeks', 'months'))}"
 
     def date(self) -> str:
         """A day."""
@@ -246,6 +291,8 @@ class EnglishWords(Words):
 
     def hours(self) -> str:
         """Opening hours."""
+        if self.rng.random() < 0.4:
+            return f"from {self.rng.randint(6, 11)}:{self.rng.choice(('00', '30'))} to {self.rng.randint(15, 23)}:00"
         return f"from {self.rng.randint(6, 11)} am to {self.rng.randint(1, 11)} pm"
 
     def address(self) -> str:
@@ -270,7 +317,8 @@ class EnglishWords(Words):
 
     def count(self, unit: Sequence[str]) -> str:
         """A number of things."""
-        return f"{self.whole(2, 99)} {unit[-1]}"
+        number = self.rng.choice(ENGLISH_NUMERALS) if self.rng.random() < 0.3 else self.whole(2, 99)
+        return f"{number} {unit[-1]}"
 
     def listed(self, things: Sequence[str]) -> str:
         """Some of the things, in a row."""

@@ -16,9 +16,11 @@ from trainer.pretrain.corpus import (
     Corpus,
     Example,
     HeldOut,
+    Scene,
 )
 from trainer.pretrain.domains import HELD_OUT_DOMAINS, NAMES, Domain, domains, is_named, placeholders
 from trainer.pretrain.evaluate import holds
+from trainer.pretrain.phrases import DETAILS, VARIANTS, VARIANTS_ASKED, VARIANTS_TOLD
 from trainer.pretrain.words import Words, is_held_out, syllables
 
 EVERY = [*domains(held_out=False), *domains(held_out=True)]
@@ -97,6 +99,34 @@ def test_training_never_shows_what_is_held_out() -> None:
                 longest = max(re.split(r"\{\w+\}", template), key=len).strip(" .?,:«»")
                 if len(longest) > 25:
                     assert longest not in text, template
+
+
+def test_the_tables_of_variants_and_details_are_whole() -> None:
+    for sorts, variants in VARIANTS:
+        assert len(variants) >= 3, variants
+        assert len({variant.full for variant in variants}) == len(variants)
+        assert set(sorts) <= VARIANTS_TOLD.keys() & VARIANTS_ASKED.keys()
+    for detail in DETAILS:
+        sort = detail.sort.partition(":")[0]
+        assert sort in SAID or ";" in sort, detail
+        assert all(asked[0].isupper() and asked[-1] == "?" for asked in detail.asked), detail
+
+
+def test_what_a_list_leaves_out_is_not_answered() -> None:
+    corpus, listed, left_out = Corpus(3), 0, 0
+    for _ in range(300):
+        scene = Scene(corpus, 1, level=1.0)
+        if not scene._listed or scene._foreign:
+            continue
+        listed += 1
+        for question in scene._left_out:
+            assert not any(question in asked for asked in scene._asked_of.values()), question
+        asked = {f"{scene._asked_of[fact.relation]}" for fact in scene._listed}
+        assert len(asked) == len(scene._listed), "each is asked for in its own words"
+        left_out += any(scene.unanswered().question in scene._left_out for _ in range(6))
+        assert all(fact.value in " ".join(scene.passages) for fact in scene._listed)
+    assert listed > 50
+    assert left_out > listed / 4
 
 
 def test_numbers_are_held_out() -> None:
