@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from contracts.prompts import Message, build_messages
 from trainer.pretrain.domains import Domain, Relation, domains, is_named, placeholders
+from trainer.pretrain.notices import Notice, notices
 from trainer.pretrain.phrases import (
     ATTRIBUTES,
     DETAILS,
@@ -40,6 +41,8 @@ CALLS_EN = ("Sign up today!", "Join us!", "Leave a request, and a manager will h
 LONGEST_ANSWER = 150  # characters: some 60 tokens of text that is not ours
 LONGEST_SENTENCE = 140
 FIRST_ATTRIBUTE, FIRST_ITEM = 1000, 2000  # relations from here on are attributes, items of a price list
+NOTICES = 0.5  # share of the scenes, once they are wide, that are whole texts written by hand
+ANYONES = frozenset(("phone", "address", "email", "site", "hours"))  # asked without saying whose
 WIDE = 0.5  # from this level on there are price lists and words that are not Russian
 # How a value is said, by its sort: a frame that needs no inflection, then the value as the passage writes it.
 SAID = dict.fromkeys(("price", "duration", "date", "person", "percent", "number", "free"), "Это {v}.") | {
@@ -220,6 +223,7 @@ class Fact:
     named: bool
     sort: str = ""  # the placeholder of the value; none of a description
     tail: str = ""  # the sentence with a small first letter, where it can follow another
+    rest: str = ""  # the sentence from the value on, where it tells more than one fact
 
     @property
     def answer(self) -> str:
@@ -288,18 +292,23 @@ class Scene:
         self.words = corpus.english if self.domain.english else corpus.words
         self.facts: list[Fact] = []
         self.subjects: list[Subject] = []
-        self.subjects.append(self._subject(self.domain))
-        passages_of: list[Subject] = [self.subjects[0]]
+        whole = notices(corpus.held_out.domains, self.domain.english)
+        told_of: list[Subject | Notice] = []
+        if whole and r.random() < NOTICES * min(1.0, 2 * level):
+            told_of += r.sample(whole, min(passages, len(whole)))
+        else:
+            self.subjects.append(self._subject(self.domain))
+            told_of.append(self.subjects[0])
         one_thing = passages > 1 and r.random() < 0.25  # as in the questions and answers of one company
-        for _ in range(passages - 1):
-            if one_thing or r.random() < 0.15:
-                passages_of.append(self.subjects[0])
+        while len(told_of) < passages:
+            if self.subjects and (one_thing or r.random() < 0.15):
+                told_of.append(self.subjects[0])
                 continue
             other = self.domain if r.random() < 0.85 else r.choices(corpus.domains, corpus.weights)[0]
             if other.english != self.domain.english:
                 other = self.domain
             self.subjects.append(self._subject(other))
-            passages_of.append(self.subjects[-1])
+            told_of.append(self.subjects[-1])
         self._shared = r.sample(range(len(self.domain.relations)), 2)  # told of several things: rivals
         self._asked: set[tuple[int, int]] = (
             set()
@@ -307,8 +316,8 @@ class Scene:
         self._first = True
         self._listed: list[Fact] = []  # of a price list and the like
         self._asked_of: dict[int, tuple[str, ...]] = {}  # how these are asked
-        self._left_out: tuple[str, ...] = ()  # questions for what the list leaves out
-        texts = [self._passage(subject) for subject in passages_of]
+        self._left_out: list[tuple[str, str]] = []  # sort and question of what a list or a text leaves out
+        texts = [self._notice(told) if isinstance(told, Notice) else self._passage(told) for told in told_of]
         r.shuffle(texts)
         self.passages = tuple(texts)
         self._foreign = self._foreign_words() if level >= WIDE and r.random() < 0.4 else {}
@@ -443,11 +452,53 @@ class Scene:
             last = fact
         return sentences
 
+    def _extra(self, subject: Subject, told: str, value: str, sort: str, asked: tuple[str, ...]) -> Fact:
+        """A fact that comes with its own questions."""
+        index = FIRST_ITEM + len(self._asked_of)
+        self._asked_of[index] = asked
+        return Fact(subject, index, value, told, False, sort)
+
     def _list(self, subject: Subject, told: str, value: str, sort: str, asked: tuple[str, ...]) -> None:
         """Remember something that is told in a list."""
-        index = FIRST_ITEM + len(self._listed)
-        self._asked_of[index] = asked
-        self._listed.append(Fact(subject, index, value, told, False, sort))
+        self._listed.append(self._extra(subject, told, value, sort, asked))
+
+    def _notice(self, notice: Notice) -> str:
+        """A text written by hand, some of its sentences left out."""
+        r, held_out = self._rng, self._corpus.held_out.templates
+        teller = Subject(self.words, self.domain, self.words.name(()))
+        kept = [at for at in range(len(notice.sentences)) if r.random() < 0.4 + 0.45 * self._level]
+        kept = kept or [r.randrange(len(notice.sentences))]
+        values: dict[str, str] = {"name": teller.name}
+        for name, slot in notice.slots.items():
+            while name not in values or list(values.values()).count(values[name]) > 1:
+                if slot.sort == "v":
+                    values[name] = r.choice(slot.values)
+                    break
+                values[name] = (
+                    self.words.count(slot.unit) if slot.sort == "count" else str(getattr(self.words, slot.sort)())
+                )
+        text = []
+        for at, template in enumerate(notice.sentences):
+            sentence = _cap(template.format(**values)).replace("..", ".")
+            if at in kept:
+                text.append(sentence)
+            for name in [name for name in placeholders(template) if name != "name"]:
+                slot = notice.slots[name]
+                asked = tuple(q.format(**values) for q in slot.questions(held_out))
+                if at not in kept:
+                    self._left_out += [(slot.sort, question) for question in asked]
+                    continue
+                fact = self._extra(teller, sentence, values[name], slot.sort, asked)
+                before = template[: template.index(f"{{{name}}}")].format(**values)
+                fact.rest = sentence[len(before.replace("..", ".")) :]
+                self.facts.append(fact)
+        for agreed in notice.agreed:
+            if agreed.sentence in kept:
+                sentence = text[kept.index(agreed.sentence)]
+                asked = tuple(q.format(**values) for q in agreed.asked)
+                self.facts.append(self._extra(teller, sentence, agreed.answer, "yes", asked))
+        self._left_out += [("", question.format(**values)) for question in notice.missing]
+        return " ".join(text)
 
     def _items(self, subject: Subject) -> str:
         """Things of a price list or a timetable."""
@@ -458,7 +509,7 @@ class Scene:
         for item in items[1:]:
             value = str(getattr(self.words, sort)())
             self._list(subject, template.format(i=item, v=value), value, sort, (r.choice(asked).format(i=item),))
-        self._left_out = (r.choice(asked).format(i=items[0]),)
+        self._left_out.append((sort, r.choice(asked).format(i=items[0])))
         return self._row()
 
     def _variants(self, subject: Subject) -> str:
@@ -476,7 +527,7 @@ class Scene:
             asked = tuple(self._asked_as(name, frames) for name in variant.asked)
             self._list(subject, told, value, sort, asked)
         rest = [variant for variant in variants if variant not in chosen]
-        self._left_out = tuple(self._asked_as(name, frames) for variant in rest for name in variant.asked)
+        self._left_out += [(sort, self._asked_as(name, frames)) for variant in rest for name in variant.asked]
         return self._row()
 
     def _asked_as(self, name: str, frames: Sequence[str]) -> str:
@@ -502,7 +553,7 @@ class Scene:
             else:
                 value = str(getattr(self.words, sort)())
             self._list(subject, template.format(n=detail.noun, v=value), value, sort, asked)
-        self._left_out = (*questions[0], *questions[1])
+        self._left_out += [(chosen[at].sort, question) for at in (0, 1) for question in questions[at]]
         return self._row()
 
     def _row(self) -> str:
@@ -549,7 +600,8 @@ class Scene:
             return subject.asked(r.choice(every[-2:] if self._corpus.held_out.templates else every[:-2]))
         if index >= FIRST_ITEM:
             question = _cap(r.choice(self._asked_of[index]))
-            return subject.asked("Вопрос про {A}. ") + question if named and r.random() < 0.3 else question
+            named = named and subject in self.subjects and r.random() < 0.3
+            return subject.asked("Вопрос про {A}. ") + question if named else question
         if index >= FIRST_ATTRIBUTE:
             word, which = ATTRIBUTES[index - FIRST_ATTRIBUTE]
             if not named:
@@ -629,6 +681,9 @@ class Scene:
         if fact.relation >= 0 and r.random() < 0.4:
             fact = r.choice([f for f in facts if self._same(f)] or facts)
         self._asked.add(fact.key)
+        others = {other.sort for other in self.facts if other.subject is not fact.subject}
+        if fact.relation >= FIRST_ITEM and fact.sort in ANYONES & others:
+            return None  # whose phone number?
         same = self._same(fact)
         named = bool(same) or fact.relation < 0 or r.random() < 0.55
         question = self._question(fact.subject, fact.relation, named)
@@ -645,16 +700,19 @@ class Scene:
         kind = f"{fact.subject.domain.name} {fact.relation}"
         rivals = tuple(rival for rival in self._rivals(fact) if rival not in answer)
         made = self._finished(question, answer, fact.value, rivals, kind, fact.subject.domain.english)
-        return replace(made, evidence=self._estranged(fact.sentence).rstrip("."))
+        return replace(made, evidence=self._estranged(fact.rest or fact.sentence).rstrip("."))
 
     def unanswered(self) -> Example:
         """A question that no passage answers: the fact is not told, or it is told of other things only."""
         r = self._rng
-        subject = r.choice(self.subjects)
         roll = r.random()
-        if self._left_out and roll < 0.35:  # of something that the list leaves out
-            question = _cap(r.choice(self._left_out))
-        elif roll < 0.4:  # of a thing that no passage names
+        anyones = {fact.sort for fact in self.facts} & ANYONES
+        left_out = [question for sort, question in self._left_out if sort not in anyones]
+        if left_out and (roll < 0.35 or not self.subjects):  # of something that a list or a text leaves out
+            question = _cap(r.choice(left_out))
+            return self._finished(question, "", "", (), "missing", self.domain.english)
+        subject = r.choice(self.subjects)
+        if roll < 0.4:  # of a thing that no passage names
             absent = self._subject(subject.domain)
             told = [f.relation for f in self.facts if f.subject.domain is subject.domain]
             index = r.choice(told) if r.random() < 0.85 else r.randrange(len(subject.domain.relations))

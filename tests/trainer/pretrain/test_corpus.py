@@ -20,10 +20,12 @@ from trainer.pretrain.corpus import (
 )
 from trainer.pretrain.domains import HELD_OUT_DOMAINS, NAMES, Domain, domains, is_named, placeholders
 from trainer.pretrain.evaluate import holds
+from trainer.pretrain.notices import Notice, notices
 from trainer.pretrain.phrases import DETAILS, VARIANTS, VARIANTS_ASKED, VARIANTS_TOLD
 from trainer.pretrain.words import Words, is_held_out, syllables
 
 EVERY = [*domains(held_out=False), *domains(held_out=True)]
+NOTICES = [notice for held_out in (False, True) for english in (False, True) for notice in notices(held_out, english)]
 WORDS = {"price", "duration", "date", "time", "hours", "phone", "person", "address", "email", "site", "percent"}
 WORDS |= {"number", "year", "city", "count", "v", "list"}
 
@@ -114,19 +116,57 @@ def test_the_tables_of_variants_and_details_are_whole() -> None:
 
 def test_what_a_list_leaves_out_is_not_answered() -> None:
     corpus, listed, left_out = Corpus(3), 0, 0
-    for _ in range(300):
+    for _ in range(600):
         scene = Scene(corpus, 1, level=1.0)
         if not scene._listed or scene._foreign:
             continue
         listed += 1
-        for question in scene._left_out:
+        for _, question in scene._left_out:
             assert not any(question in asked for asked in scene._asked_of.values()), question
         asked = {f"{scene._asked_of[fact.relation]}" for fact in scene._listed}
         assert len(asked) == len(scene._listed), "each is asked for in its own words"
-        left_out += any(scene.unanswered().question in scene._left_out for _ in range(6))
+        questions = {question.lower() for _, question in scene._left_out}
+        left_out += any(scene.unanswered().question.lower() in questions for _ in range(6))
         assert all(fact.value in " ".join(scene.passages) for fact in scene._listed)
     assert listed > 50
     assert left_out > listed / 4
+
+
+@pytest.mark.parametrize("notice", NOTICES, ids=lambda notice: notice.field)
+def test_a_text_is_whole(notice: Notice) -> None:
+    told = [name for sentence in notice.sentences for name in placeholders(sentence) if name != "name"]
+    assert sorted(told) == sorted(notice.slots), "each slot stands once, and has questions"
+    for slot in notice.slots.values():
+        assert slot.sort in SAID
+        assert slot.asked
+        assert len(slot.values) >= 3 or slot.sort != "v"
+        assert len(slot.unit) == (3 if slot.sort == "count" else 0)
+    for agreed in notice.agreed:
+        assert agreed.answer in AGREED
+        assert 0 <= agreed.sentence < len(notice.sentences)
+    asked = [q for each in (*notice.slots.values(), *notice.agreed) for q in each.asked] + list(notice.missing)
+    assert notice.missing
+    assert all(set(placeholders(question)) <= {"name", *notice.slots} for question in asked)
+    assert len(asked) == len(set(asked)), "no question is asked of two values"
+
+
+def test_a_texts_questions_are_answered_from_the_sentence_that_tells() -> None:
+    corpus, answered, refused = Corpus(4), 0, 0
+    for _ in range(200):
+        scene = Scene(corpus, 2, level=1.0)
+        if scene.subjects:
+            continue
+        for _ in range(4):
+            example = scene.answered()
+            if example is None or not example.value:
+                continue
+            answered += 1
+            assert any(example.evidence in passage for passage in scene.passages)
+            if example.value not in AGREED:
+                assert example.evidence.lower().startswith(example.value.rstrip(".").lower())
+        refused += scene.unanswered().answer in (UNKNOWN, UNKNOWN_EN)
+    assert answered > 100
+    assert refused > 50
 
 
 def test_numbers_are_held_out() -> None:

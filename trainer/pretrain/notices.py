@@ -1,0 +1,87 @@
+"""Whole short texts with slots, as people write them: JSON lines in the folder ``notices``.
+
+Where the sentences of a domain tell one fact each, these are dense: several values of one sort in a sentence, ellipsis,
+pronouns, asides. Each slot has its own questions, and each text has questions that it does not answer.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "notices"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A value that is drawn.
+
+    Attributes:
+        sort: what draws it, a method of :class:`~trainer.pretrain.words.Words`, or "v" for one of ``values``.
+        values: the alternatives of a "v".
+        unit: the three forms of what a "count" counts.
+        asked: questions that this value alone answers; of three and more the last one is held out.
+    """
+
+    sort: str
+    values: tuple[str, ...]
+    unit: tuple[str, ...]
+    asked: tuple[str, ...]
+
+    def questions(self, held_out: bool) -> tuple[str, ...]:
+        """The questions to ask it with."""
+        if len(self.asked) < 3:
+            return self.asked
+        return self.asked[-1:] if held_out else self.asked[:-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """A yes/no question that the sentence with this index answers."""
+
+    sentence: int
+    answer: str
+    asked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Notice:
+    """One text: its sentences, its slots by name, its yes/no questions, the questions that it does not answer."""
+
+    field: str
+    english: bool
+    sentences: tuple[str, ...]
+    slots: dict[str, Slot]
+    agreed: tuple[Agreed, ...]
+    missing: tuple[str, ...]
+
+
+def read(line: str) -> Notice:
+    """Read one line."""
+    raw = json.loads(line)
+    slots = {
+        fact["slot"]: Slot(
+            re.sub(r"\d+$", "", fact["slot"]),
+            tuple(fact.get("values", ())),
+            tuple(fact.get("unit", ())),
+            tuple(fact["q"]),
+        )
+        for fact in raw["facts"]
+    }
+    agreed = tuple(Agreed(yes["sentence"], yes["answer"], tuple(yes["q"])) for yes in raw.get("yes", ()))
+    return Notice(
+        raw["field"],
+        raw["field"].endswith("(en)"),
+        tuple(raw["sentences"]),
+        slots,
+        agreed,
+        tuple(raw["missing"]),
+    )
+
+
+@cache
+def notices(held_out: bool, english: bool) -> tuple[Notice, ...]:
+    """The texts of the training, or those that are kept for the evaluation: one in eight."""
+    every = [read(line) for file in sorted(FOLDER.glob("*.jsonl")) for line in file.read_text("utf-8").splitlines()]
+    return tuple(notice for at, notice in enumerate(every) if (at % 8 == 7) == held_out and notice.english == english)
