@@ -82,6 +82,10 @@ def read(line: str) -> Notice:
 
 @cache
 def notices(held_out: bool, english: bool) -> tuple[Notice, ...]:
-    """The texts of the training, or those that are kept for the evaluation: one in eight."""
-    every = [read(line) for file in sorted(FOLDER.glob("*.jsonl")) for line in file.read_text("utf-8").splitlines()]
-    return tuple(notice for at, notice in enumerate(every) if (at % 8 == 7) == held_out and notice.english == english)
+    """The texts of the training, or those that are kept for the evaluation: every eighth of a file."""
+    every = [
+        (at % 8 == 7, read(line))
+        for file in sorted(FOLDER.glob("*.jsonl"))
+        for at, line in enumerate(file.read_text(encoding="utf-8").splitlines())
+    ]
+    return tuple(notice for kept, notice in every if kept == held_out and notice.english == english)
