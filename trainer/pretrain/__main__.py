@@ -186,9 +186,11 @@ def points(turn: Example, prompt: tuple[str, Encoding], answer: tuple[str, Encod
     if begin < 0:
         return []
     end = begin + len(turn.evidence)
+    begin += turn.offset
     if turn.value in AGREED:
         return [(covering(answer[1], said.find(turn.value.lower()), 1)[0], covering(prompt[1], end - 1, 1)[0])]
-    at, again = text.find(turn.value.lower(), begin, end), said.find(turn.value.lower())
+    # One more than the sentence: «руб.» may end it.
+    at, again = text.find(turn.value.lower(), begin, end + 1), said.find(turn.value.lower())
     if at < 0 or again < 0:
         return []
     here, there = covering(answer[1], again, len(turn.value)), covering(prompt[1], at, len(turn.value))
@@ -254,9 +256,10 @@ class Batches:
                         # Where nothing tells it, the heads are to rest on the mark that opens the answer.
                         mark = max(at for at, token in enumerate(asked_piece[1].tokens) if token == SPECIAL[1])
                         row.choices += [(start + said, len(row.ids) + mark) for said in range(4)]
-                    for said, there in points(turn, prompt, answer_piece)[:1]:
+                    pointed = points(turn, prompt, answer_piece)
+                    for said, there in pointed[:1]:
                         row.choices += [(start + before, there) for before in range(said + 1)]
-                    row.copies += [(start + said, there) for said, there in points(turn, prompt, answer_piece)[1:]]
+                    row.copies += [(start + said, there) for said, there in pointed[1:]]
                 row.ids += asked_piece[1].ids + answer_piece[1].ids
                 row.answers += [0.0] * len(asked_piece[1].ids) + [1.0] * len(answer_piece[1].ids)
             rows.append(row)
@@ -269,6 +272,8 @@ class Batches:
             if len(group) * len(row.ids) >= self.recipe.batch_tokens:
                 yield group
                 group = []
+        if group:
+            yield group
 
     def _batch(self, rows: list[Row], rng: random.Random, done: float) -> Batch:
         system = SYSTEM_PROMPT if rng.random() < (0.5 if done < 0.5 else 0.8) else rng.choice(OTHER_SYSTEMS)

@@ -43,6 +43,7 @@ LONGEST_SENTENCE = 140
 FIRST_ATTRIBUTE, FIRST_ITEM = 1000, 2000  # relations from here on are attributes, items of a price list
 NOTICES = 0.5  # share of the scenes, once they are wide, that are whole texts written by hand
 ANYONES = frozenset(("phone", "address", "email", "site", "hours"))  # asked without saying whose
+CONTACTS = r"телефон|позвон|номер|адрес|наход|куда|сайт|почт|пис|работа|откр|phone|call|address|where|site|mail|open"
 WIDE = 0.5  # from this level on there are price lists and words that are not Russian
 # How a value is said, by its sort: a frame that needs no inflection, then the value as the passage writes it.
 SAID = dict.fromkeys(("price", "duration", "date", "person", "percent", "number", "free"), "Это {v}.") | {
@@ -133,7 +134,7 @@ DESCRIBE_EN = (
 # how it is told, how it is asked, which value
 LISTED = (
     (
-        ("{i} — {v}", "{i} стоит {v}", "{i}: {v}", "за {i} — {v}"),
+        ("{i} — {v}", "{i} стоит {v}", "{i}: {v}"),
         (
             "Сколько стоит {i}?",
             "Почём {i}?",
@@ -141,7 +142,7 @@ LISTED = (
             "Какая цена: {i}?",
             "Скажите цену: {i}",
             "Во сколько обойдётся {i}?",
-            "Цена за {i}?",
+            "Цена: {i}?",
         ),
         "price",
     ),
@@ -156,8 +157,8 @@ LISTED = (
         "duration",
     ),
     (
-        ("{i} — {v}", "на {i} скидка {v}"),
-        ("Какая скидка на {i}?", "{i} — какая скидка?", "Сколько процентов скидки: {i}?"),
+        ("{i} — {v}", "{i}: скидка {v}"),
+        ("Какая скидка: {i}?", "{i} — какая скидка?", "Сколько процентов скидки: {i}?"),
         "percent",
     ),
     (("{i} — {v}", "{i} — с {v}"), ("Во сколько {i}?", "Когда {i}?", "В какое время {i}?"), "time"),
@@ -184,6 +185,7 @@ class Example:
         kind: what was asked: a relation ("clinic 3"), "missing", "empty", ...
         raw: free text instead of a chat (the copying drills), empty otherwise.
         evidence: the sentence of a passage that the answer was read from; empty where there is none.
+        offset: where in that sentence to look for the value.
         further: more questions over the same passages; training alone uses them.
     """
 
@@ -195,6 +197,7 @@ class Example:
     kind: str = ""
     raw: str = ""
     evidence: str = ""
+    offset: int = 0
     further: tuple["Example", ...] = ()
 
     def messages(self, system: str) -> list[Message]:
@@ -223,7 +226,7 @@ class Fact:
     named: bool
     sort: str = ""  # the placeholder of the value; none of a description
     tail: str = ""  # the sentence with a small first letter, where it can follow another
-    rest: str = ""  # the sentence from the value on, where it tells more than one fact
+    offset: int = 0  # where in the sentence the value stands, if it tells more than one fact
 
     @property
     def answer(self) -> str:
@@ -292,7 +295,7 @@ class Scene:
         self.words = corpus.english if self.domain.english else corpus.words
         self.facts: list[Fact] = []
         self.subjects: list[Subject] = []
-        whole = notices(corpus.held_out.domains, self.domain.english)
+        whole = notices(corpus.held_out.templates or corpus.held_out.domains, self.domain.english)
         told_of: list[Subject | Notice] = []
         if whole and r.random() < NOTICES * min(1.0, 2 * level):
             told_of += r.sample(whole, min(passages, len(whole)))
@@ -347,7 +350,7 @@ class Scene:
             return sort, self.words.count(relation.unit)
         return sort, str(getattr(self.words, sort)())
 
-    def _fact(self, subject: Subject, index: int, template: str = "") -> Fact:
+    def _fact(self, subject: Subject, index: int) -> Fact:
         """Tell a relation of the thing's domain, -1 for what the thing is."""
         r, held_out = self._rng, self._corpus.held_out.templates
         if index >= FIRST_ATTRIBUTE:
@@ -362,7 +365,7 @@ class Scene:
             word = ("Yes" if positive else "No") if subject.domain.english else ("Да" if positive else "Нет")
             sentence = subject.told(template)
             return Fact(subject, index, word, sentence, is_named(template), "yes")
-        template = template or r.choice(relation.sentences(held_out))
+        template = r.choice(relation.sentences(held_out))
         sort, value = self._value(template, relation)
         sentence = subject.told(template, value)
         tail = ""
@@ -426,7 +429,7 @@ class Scene:
         for filler in r.sample(subject.domain.fillers, fillers):
             sentences.insert(r.randint(0, len(sentences)), filler)
         if level > 0.3 and len(sentences) > 2 and r.random() < 0.03:
-            return lead.strip() + "\n" + "\n".join(f"- {sentence}" for sentence in sentences)
+            return "\n".join([*([lead.strip()] if lead else []), *(f"- {sentence}" for sentence in sentences)])
         return lead + " ".join(sentences)
 
     def _joined(self, facts: list[Fact]) -> list[str]:
@@ -490,7 +493,7 @@ class Scene:
                     continue
                 fact = self._extra(teller, sentence, values[name], slot.sort, asked)
                 before = template[: template.index(f"{{{name}}}")].format(**values)
-                fact.rest = sentence[len(before.replace("..", ".")) :]
+                fact.offset = len(before.replace("..", "."))
                 self.facts.append(fact)
         for agreed in notice.agreed:
             if agreed.sentence in kept:
@@ -687,10 +690,15 @@ class Scene:
         same = self._same(fact)
         named = bool(same) or fact.relation < 0 or r.random() < 0.55
         question = self._question(fact.subject, fact.relation, named)
+        elsewhere = [self._asked_of[o.relation] for o in self.facts if o is not fact and o.relation in self._asked_of]
+        if any(question == _cap(other) for asked in elsewhere for other in asked):
+            return None  # two facts that are asked in the same words
         answer = fact.answer
         if r.random() < 0.05 * self._level and not self._corpus.probing:
             second = r.choice([f for f in self.facts if f.subject is fact.subject])
-            if second is not fact and 0 <= second.relation < FIRST_ITEM and "yes" not in (fact.sort, second.sort):
+            plain = 0 <= second.relation < FIRST_ITEM and "yes" not in (fact.sort, second.sort)
+            if plain and second.key not in self._asked and not self._same(second):
+                self._asked.add(second.key)
                 also = self._question(second.subject, second.relation, named=False)
                 joint = "and" if second.subject.domain.english else "и"
                 question = f"{question.rstrip('?.')} {joint} {also[:1].lower()}{also[1:]}"
@@ -700,21 +708,29 @@ class Scene:
         kind = f"{fact.subject.domain.name} {fact.relation}"
         rivals = tuple(rival for rival in self._rivals(fact) if rival not in answer)
         made = self._finished(question, answer, fact.value, rivals, kind, fact.subject.domain.english)
-        return replace(made, evidence=self._estranged(fact.rest or fact.sentence).rstrip("."))
+        before = len(self._estranged(fact.sentence[: fact.offset]))
+        return replace(made, evidence=self._estranged(fact.sentence).rstrip("."), offset=before)
 
     def unanswered(self) -> Example:
         """A question that no passage answers: the fact is not told, or it is told of other things only."""
         r = self._rng
         roll = r.random()
         anyones = {fact.sort for fact in self.facts} & ANYONES
-        left_out = [question for sort, question in self._left_out if sort not in anyones]
+        answered = {question.lower() for fact in self._asked_of.values() for question in fact}
+        left_out = [
+            question
+            for sort, question in self._left_out
+            if sort not in anyones
+            and question.lower() not in answered
+            and not (anyones and sort == "" and re.search(CONTACTS, question.lower()))
+        ]
         if left_out and (roll < 0.35 or not self.subjects):  # of something that a list or a text leaves out
             question = _cap(r.choice(left_out))
             return self._finished(question, "", "", (), "missing", self.domain.english)
         subject = r.choice(self.subjects)
         if roll < 0.4:  # of a thing that no passage names
             absent = self._subject(subject.domain)
-            told = [f.relation for f in self.facts if f.subject.domain is subject.domain]
+            told = [f.relation for f in self.facts if f.subject.domain is subject.domain and f.relation < FIRST_ITEM]
             index = r.choice(told) if r.random() < 0.85 else r.randrange(len(subject.domain.relations))
             question = self._question(absent, index, named=True)
         elif roll < 0.85:  # what no passage tells of this thing

@@ -69,9 +69,13 @@ def words(text: str) -> list[str]:
 
 
 def holds(answer: str, value: str) -> bool:
-    """Whether the value stands in the answer, not as the end or the beginning of a longer number or word."""
-    start = r"(?<!\w)" if value[:1].isalnum() else ""
-    end = r"(?!\d)" if value[-1:].isdigit() else r"(?!\w)" if value in ("Да", "Нет", "Yes", "No") else ""
+    """Whether the value stands in the answer, not as the end or the beginning of a longer number or word.
+
+    >>> holds("Это 1 500 рублей.", "500 рублей"), holds("Это 12:30.", "12"), holds("Это 500 рублей.", "500 руб")
+    (False, False, True)
+    """
+    start = r"(?<!\d[ ,.:])(?<!\w)" if value[:1].isdigit() else r"(?<!\w)" if value[:1].isalnum() else ""
+    end = r"(?![ ,.:]?\d)" if value[-1:].isdigit() else r"(?!\w)" if value in ("Да", "Нет", "Yes", "No") else ""
     return re.search(start + re.escape(value) + end, answer, re.IGNORECASE) is not None
 
 
@@ -107,7 +111,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Score:
-    """The measured shares of one suite; ``same`` against the weights of the file, where both were asked."""
+    """The measured shares of one suite; ``agrees`` and ``same_words``: with the weights of the file, if compared."""
 
     suite: str
     cases: int

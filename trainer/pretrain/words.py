@@ -52,23 +52,34 @@ def syllables(held_out: bool) -> list[str]:
     return every[:cut] if held_out else every[cut:]
 
 
+def form(number: int, forms: Sequence[str]) -> str:
+    """The Russian form of a noun after a number: of "рубль", "рубля", "рублей" the one that agrees.
+
+    >>> form(21, ("час", "часа", "часов")), form(12, ("час", "часа", "часов"))
+    ('час', 'часов')
+    """
+    if number % 10 == 1 and number % 100 != 11:
+        return forms[0]
+    return forms[1] if number % 10 in (2, 3, 4) and number % 100 not in (12, 13, 14) else forms[2]
+
+
 def plural(number: int, forms: Sequence[str]) -> str:
-    """The Russian form of a noun after a number.
+    """The number with the noun.
 
     >>> plural(21, ("час", "часа", "часов"))
     '21 час'
     """
-    if number % 10 == 1 and number % 100 != 11:
-        return f"{number} {forms[0]}"
-    return f"{number} {forms[1] if number % 10 in (2, 3, 4) and number % 100 not in (12, 13, 14) else forms[2]}"
+    return f"{number} {form(number, forms)}"
 
 
+ROUBLES = ("рубль", "рубля", "рублей")
+PERCENTS = ("процент", "процента", "процентов")
 SPANS = (
     ("месяц", "месяца", "месяцев"),
-    ("неделя", "недели", "недель"),
+    ("неделю", "недели", "недель"),  # "за", "через", "длится": the accusative
     ("час", "часа", "часов"),
     ("день", "дня", "дней"),
-    ("минута", "минуты", "минут"),
+    ("минуту", "минуты", "минут"),
     ("год", "года", "лет"),
     ("рабочий день", "рабочих дня", "рабочих дней"),
 )
@@ -81,7 +92,7 @@ ROUND_DURATIONS = (
     "один день",
     "год",
     "месяц",
-    "одна неделя",
+    "неделю",
 )
 NUMERALS = "ноль один два три четыре пять шесть семь восемь девять десять одиннадцать двенадцать".split()
 HOURS = "шести семи восьми девяти десяти одиннадцати двенадцати часа двух трёх четырёх пяти".split()
@@ -145,9 +156,9 @@ class Words:
             )
         )
         if r.random() < 0.03:
-            return f"{r.choice(NUMERALS[2:])} {r.choice(('тысяч рублей', 'тыс. рублей'))}"
+            return f"{self.spelled(('тысяча', 'тысячи', 'тысяч'))} рублей"
         spaced = f"{amount:,}".replace(",", " ") if r.random() < 0.75 else str(amount)
-        return spaced + r.choice((" рублей", " рублей", " рублей", " руб.", " ₽"))
+        return spaced + r.choice((" руб.", " ₽")) if r.random() < 0.4 else f"{spaced} {form(amount, ROUBLES)}"
 
     def duration(self) -> str:
         """A length of time."""
@@ -162,7 +173,7 @@ class Words:
     def spelled(self, forms: Sequence[str]) -> str:
         """A number of things in words; after "один" and "два" the noun decides how they end."""
         number = self.rng.randint(2, len(NUMERALS) - 1)
-        feminine = forms[0].endswith(("а", "я")) and forms[0] != "сутки"
+        feminine = forms[0].endswith(("а", "я", "у", "ю"))
         word = "две" if number == 2 and feminine else NUMERALS[number]
         return f"{word} {forms[1] if number in (2, 3, 4) else forms[2]}"
 
@@ -175,7 +186,7 @@ class Words:
     def time(self) -> str:
         """A time of day."""
         if self.rng.random() < 0.1:
-            return f"{self.rng.randint(6, 23)} часов"
+            return plural(self.rng.randint(6, 23), ("час", "часа", "часов"))
         return f"{self.rng.randint(6, 23)}:{self.rng.choice(('00', '15', '30', '30', '45'))}"
 
     def hours(self) -> str:
@@ -211,8 +222,10 @@ class Words:
 
     def percent(self) -> str:
         """A share."""
-        number = str(self.whole(2, 95)) + (f",{self.rng.randint(1, 9)}" if self.rng.random() < 0.2 else "")
-        return f"{number}{self.rng.choice(('%', '%', ' %', ' процентов'))}"
+        whole, tenths = self.whole(2, 95), self.rng.randint(1, 9) if self.rng.random() < 0.2 else 0
+        number = f"{whole},{tenths}" if tenths else str(whole)
+        unit = PERCENTS[1] if tenths else form(whole, PERCENTS)
+        return f"{number}{self.rng.choice(('%', '%', ' %', f' {unit}'))}"
 
     def number(self) -> str:
         """A bare number."""
