@@ -208,11 +208,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Which parts of the text are those that training never shows."""
+    """Which parts of the text are those that training never shows; ``texts``: whole texts, and nothing else."""
 
     names: bool = False
     templates: bool = False
     domains: bool = False
+    texts: bool = False
 
 
 @dataclass(slots=True)
@@ -295,9 +296,11 @@ class Scene:
         self.words = corpus.english if self.domain.english else corpus.words
         self.facts: list[Fact] = []
         self.subjects: list[Subject] = []
-        whole = notices(corpus.held_out.templates or corpus.held_out.domains, self.domain.english)
+        held_out = corpus.held_out
+        whole = notices(held_out.texts, self.domain.english)
+        share = 0.0 if held_out.templates or held_out.domains else NOTICES * min(1.0, 2 * level)
         told_of: list[Subject | Notice] = []
-        if whole and r.random() < NOTICES * min(1.0, 2 * level):
+        if whole and r.random() < (1.0 if held_out.texts else share):
             told_of += r.sample(whole, min(passages, len(whole)))
         else:
             self.subjects.append(self._subject(self.domain))
@@ -323,7 +326,8 @@ class Scene:
         texts = [self._notice(told) if isinstance(told, Notice) else self._passage(told) for told in told_of]
         r.shuffle(texts)
         self.passages = tuple(texts)
-        self._foreign = self._foreign_words() if level >= WIDE and r.random() < 0.4 else {}
+        estranged = level >= WIDE and not corpus.probing and r.random() < 0.4
+        self._foreign = self._foreign_words() if estranged else {}
         self.passages = tuple(self._estranged(text) for text in texts)
 
     # --- telling ---------------------------------------------------------------------------------------------------
@@ -783,7 +787,7 @@ class Corpus:
     Args:
         seed: what makes two streams equal.
         held_out: which parts to take from what training never shows.
-        probing: for the evaluation: no typing errors, no questions of two parts.
+        probing: for the evaluation: no typing errors, no questions of two parts, no invented stems.
 
     >>> Corpus(1).example(0.5) == Corpus(1).example(0.5)
     True

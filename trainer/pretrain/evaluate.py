@@ -1,8 +1,9 @@
 """Measure the tiny base model as it is served: 4-bit NF4, greedy, on what training never showed.
 
-Three sources of cases: the generator of the training text, with names, numbers, templates or whole domains that
-training never saw; cases written by hand, apart from the generator; and the questions of the sample CSV, asked without
-passages: a base model must not know their answers.
+Three sources of cases: the generator of the training text, with names, numbers, templates, whole domains or whole texts
+that training never saw; cases written by hand (``by_hand``: looked at while the training text was written, so the next
+figure tells more; ``by_hand_2``: by somebody else, kept for measuring); and the questions of the sample CSV, asked
+without passages: a base model must not know their answers.
 """
 
 import argparse
@@ -43,6 +44,7 @@ CHECKS = Path(__file__).parent / "checks"
 NAMES = HeldOut(names=True)
 TEMPLATES = HeldOut(names=True, templates=True)
 DOMAINS = HeldOut(names=True, templates=True, domains=True)
+TEXTS = HeldOut(names=True, texts=True)
 # what is measured: what is held out, the mode, how many passages
 GENERATED: dict[str, tuple[HeldOut, str, tuple[int, ...]]] = {
     "new names: 1 passage": (NAMES, "answer", (1,)),
@@ -56,6 +58,10 @@ GENERATED: dict[str, tuple[HeldOut, str, tuple[int, ...]]] = {
     "new domains: 3 passages": (DOMAINS, "answer", (3,)),
     "new domains: 5 passages": (DOMAINS, "answer", (5,)),
     "new domains: fact missing": (DOMAINS, "missing", (1, 2, 3)),
+    "new texts: 1 passage": (TEXTS, "answer", (1,)),
+    "new texts: 3 passages": (TEXTS, "answer", (3,)),
+    "new texts: 5 passages": (TEXTS, "answer", (5,)),
+    "new texts: fact missing": (TEXTS, "missing", (1, 2, 3)),
 }
 GREETED = [pair[1] for pair in (*GREETINGS, *GREETINGS_EN, *SMALL_TALK)]
 FIXED = " ".join(

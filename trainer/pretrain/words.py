@@ -302,6 +302,10 @@ class EnglishWords(Words):
         """A day."""
         return f"{self.rng.choice(ENGLISH_MONTHS)} {self.rng.randint(1, 28)}"
 
+    def percent(self) -> str:
+        """A share."""
+        return f"{self.whole(2, 95)}{self.rng.choice(('%', '%', ' %', ' percent'))}"
+
     def hours(self) -> str:
         """Opening hours."""
         if self.rng.random() < 0.4:
