@@ -256,7 +256,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model, padding_side="left")
     model = load(args.model, not args.bf16)
     other = load(args.model, four_bit=False) if args.compare else None
-    suites = {suite: generated(suite, args.cases, args.seed) for suite in GENERATED}
+    suites = {suite: generated(suite, args.cases, args.seed) for suite in GENERATED if args.suite in suite}
     for path in sorted(CHECKS.glob("by_hand*.jsonl")):
         suites |= by_hand(path)
     suites["sample: known beforehand"] = known_beforehand(CHECKS / "sample.jsonl")

@@ -105,6 +105,23 @@ def test_training_never_shows_what_is_held_out() -> None:
                     assert longest not in text, template
 
 
+@pytest.mark.parametrize(
+    ("answer", "value", "held"),
+    [
+        ("Это 500 рублей.", "500 руб", True),
+        ("Это 1 500 рублей.", "500 рублей", False),
+        ("Это 12:30.", "12", False),
+        ("Это 1,5%.", "5%", False),
+        ("Это 12 500 рублей.", "12", False),
+        ("Это 12. Ждём вас!", "12", True),
+        ("Нетрудно.", "Нет", False),
+        ("Нет, к сожалению.", "Нет", True),
+    ],
+)
+def test_a_longer_number_does_not_hold_a_shorter_one(answer: str, value: str, held: bool) -> None:
+    assert holds(answer, value) == held
+
+
 def test_the_tables_of_variants_and_details_are_whole() -> None:
     for sorts, variants in VARIANTS:
         assert len(variants) >= 3, variants
