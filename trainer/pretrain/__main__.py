@@ -539,7 +539,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="python -m trainer.pretrain",
         description="Train the bundled tiny base model from scratch, on text that this repository generates.",
         epilog="Example: nice -n 15 python -m trainer.pretrain --out models/asktwice-tiny "
-        "--work /tmp/pretrain --minutes 50. "
+        "--work /tmp/pretrain --minutes 120. "
         "Run the same command again to continue after a stop. "
         "MALLOC_TRIM_THRESHOLD_=-1 MALLOC_MMAP_THRESHOLD_=4294967296 in the environment make it several times faster.",
     )
