@@ -648,6 +648,8 @@ class Scene:
             sentence = r.choice(domain.fillers)
             question = "" if domain in {s.domain for s in self.subjects} else self._mention(sentence)
             return self._finished(question, "", "", (), "missing", english) if question else None
+        if not self.facts:  # a text of which only asides are left
+            return None
         fact = r.choice(self.facts)
         if fact.key in self._asked or fact.sort in ("", "yes") or not fact.value:
             return None

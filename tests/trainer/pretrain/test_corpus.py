@@ -189,6 +189,13 @@ def test_a_texts_questions_are_answered_from_the_sentence_that_tells() -> None:
     assert refused > 50
 
 
+@pytest.mark.parametrize("level", [0.0, 0.2, 0.49, 1.0])
+def test_any_number_of_examples_can_be_drawn(level: float) -> None:
+    corpus = Corpus(7)
+    for _ in range(3000):
+        corpus.example(level, turns=3)
+
+
 def test_numbers_are_held_out() -> None:
     import random
 

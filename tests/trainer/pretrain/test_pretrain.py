@@ -92,8 +92,10 @@ def test_the_shared_system_prompt_changes_no_loss(tokenizer: Any) -> None:
     assert shared.item() == pytest.approx((total / weight).item(), rel=1e-4)
     assert batch.weights.max() == SMALL.start_weight
     assert batch.weights.min() == 0
-    small = (batch.weights == SMALL.language_weight).any(1).float().mean()
-    assert 0 < small < 0.6, "some chats keep the language"
+    kept = [
+        (each.weights == SMALL.language_weight).any(1) for each, _ in zip(batches.pool(1, 0.9), range(20), strict=False)
+    ]
+    assert 0 < torch.cat(kept).float().mean() < 0.6, "some chats keep the language"
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
