@@ -817,7 +817,7 @@ class Corpus:
             return self.question(0, "empty", level)
         passages = r.choices((1, 2, 3, 4, 5), (1.0 - 0.6 * level, 0.25, 0.4 * level, 0.2 * level, 0.15 * level))[0]
         scene = Scene(self, passages, level)
-        modes = r.choices(("answer", "missing", "mention"), (0.68, 0.08 + 0.1 * level, 0.3), k=turns)
+        modes = r.choices(("answer", "missing", "mention"), (0.64, 0.12 + 0.18 * level, 0.2), k=turns)
         drawn = [example for example in (self._attempt(scene, mode) for mode in modes) if example is not None]
         if not drawn:
             return self.example(level, turns)
