@@ -733,7 +733,8 @@ class Scene:
         if left_out and (roll < 0.35 or not self.subjects):  # of something that a list or a text leaves out
             question = _cap(r.choice(left_out))
             return self._finished(question, "", "", (), "missing", self.domain.english)
-        subject = r.choice(self.subjects)
+        # Texts that name nothing and leave nothing out: of a thing that they do not speak of.
+        subject = r.choice(self.subjects) if self.subjects else self._subject(self.domain)
         if roll < 0.4:  # of a thing that no passage names
             absent = self._subject(subject.domain)
             told = [f.relation for f in self.facts if f.subject.domain is subject.domain and f.relation < FIRST_ITEM]
