@@ -79,6 +79,11 @@ class Recipe:
     seed: int = 7
 
 
+CONTINUED = Recipe(
+    learning_rate=2e-3, adam_learning_rate=2e-3, widen_from=-1.0, widen_to=0.0, answers_from=0.0, seed=8
+)  # of a run that starts from a trained model: everything is asked from the first step, other text is drawn
+
+
 @dataclass(slots=True)
 class Progress:
     """How far a run is; kept in the checkpoints."""
@@ -176,25 +181,32 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Any:
     return model
 
 
-def points(turn: Example, prompt: tuple[str, Encoding], answer: tuple[str, Encoding]) -> list[tuple[int, int]]:
+def points(turn: Example, prompt: tuple[str, Encoding], answer: tuple[str, Encoding]) -> list[list[tuple[int, int]]]:
     """Which token of the answer is copied from which token of the prompt, the first being the one that decides.
 
-    Of a yes/no question the one token that decides, from the end of the sentence that tells.
+    A list for each value of the answer. Of a yes/no question the one token that decides, from the end of the sentence
+    that tells.
     """
     text, said = prompt[0].lower(), answer[0].lower()
-    begin = text.find(turn.evidence.lower()) if turn.evidence else -1
-    if begin < 0:
-        return []
-    end = begin + len(turn.evidence)
-    begin += turn.offset
-    if turn.value in AGREED:
-        return [(covering(answer[1], said.find(turn.value.lower()), 1)[0], covering(prompt[1], end - 1, 1)[0])]
-    # One more than the sentence: «руб.» may end it.
-    at, again = text.find(turn.value.lower(), begin, end + 1), said.find(turn.value.lower())
-    if at < 0 or again < 0:
-        return []
-    here, there = covering(answer[1], again, len(turn.value)), covering(prompt[1], at, len(turn.value))
-    return list(zip(here, there, strict=True)) if len(here) == len(there) else [(here[0], there[0])]
+    found: list[list[tuple[int, int]]] = []
+    come = 0  # how far in the answer the values are found
+    for part in (turn, turn.second):
+        begin = text.find(part.evidence.lower()) if part and part.evidence else -1
+        if part is None or begin < 0:
+            return found
+        end = begin + len(part.evidence)
+        again = said.find(part.value.lower(), come)
+        if part.value in AGREED:
+            found.append([(covering(answer[1], again, 1)[0], covering(prompt[1], end - 1, 1)[0])])
+            continue
+        # One more than the sentence: «руб.» may end it.
+        at = text.find(part.value.lower(), begin + part.offset, end + 1)
+        if at < 0 or again < 0:
+            return found
+        come = again + len(part.value)
+        here, there = covering(answer[1], again, len(part.value)), covering(prompt[1], at, len(part.value))
+        found.append(list(zip(here, there, strict=True)) if len(here) == len(there) else [(here[0], there[0])])
+    return found
 
 
 def covering(encoding: Encoding, start: int, length: int) -> list[int]:
@@ -256,10 +268,11 @@ class Batches:
                         # Where nothing tells it, the heads are to rest on the mark that opens the answer.
                         mark = max(at for at, token in enumerate(asked_piece[1].tokens) if token == SPECIAL[1])
                         row.choices += [(start + said, len(row.ids) + mark) for said in range(4)]
-                    pointed = points(turn, prompt, answer_piece)
-                    for said, there in pointed[:1]:
-                        row.choices += [(start + before, there) for before in range(said + 1)]
-                    row.copies += [(start + said, there) for said, there in pointed[1:]]
+                    come = 0
+                    for (said, there), *more in points(turn, prompt, answer_piece):
+                        row.choices += [(start + before, there) for before in range(come, said + 1)]
+                        row.copies += [(start + said, there) for said, there in more]
+                        come = more[-1][0] + 1 if more else said + 1
                 row.ids += asked_piece[1].ids + answer_piece[1].ids
                 row.answers += [0.0] * len(asked_piece[1].ids) + [1.0] * len(answer_piece[1].ids)
             rows.append(row)
@@ -454,11 +467,16 @@ class Run:
         args.work.mkdir(parents=True, exist_ok=True)
         self.tokenizer = self._tokenizer()
         self.model = build_model(recipe, self.tokenizer)
+        if args.start:
+            start = AutoModelForCausalLM.from_pretrained(args.start, dtype=torch.float32)
+            self.model.load_state_dict(start.state_dict())
         self.optimizers = build_optimizers(self.model, recipe)
         self.progress = load_checkpoint(args.work, self.model, self.optimizers)
         self.saved = self.published = self.shown = time.monotonic()
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
+        if self.args.start:
+            return PreTrainedTokenizerFast.from_pretrained(self.args.start)
         path = self.args.work / "tokenizer"
         if not path.exists():
             build_tokenizer(self.recipe.vocabulary, self.recipe.seed).save_pretrained(path)
@@ -550,6 +568,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--work", type=Path, default=Path("/tmp/asktwice-pretrain"), help="folder of the checkpoint and the loss log"
     )
     parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="MODEL",
+        help="begin with the weights of this model, which this command made, instead of random ones",
+    )
+    parser.add_argument(
         "--tokens", type=int, default=25_000_000, help="length of the run in tokens (default: %(default)s)"
     )
     parser.add_argument("--minutes", type=float, default=0, help="length of the run in minutes instead of tokens")
@@ -577,7 +601,7 @@ def main() -> None:
     """Train as the command line says."""
     args = parse_args()
     torch.set_num_threads(args.threads)
-    run = Run(args, Recipe())
+    run = Run(args, CONTINUED if args.start else Recipe())
     size = sum(parameter.numel() for parameter in run.model.parameters())
     print(
         f"{size / 1e6:.2f}M parameters, vocabulary {len(run.tokenizer)}, continuing at step {run.progress.step}",

@@ -9,12 +9,13 @@ and inflects it badly.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from contracts.prompts import Message, build_messages
+from trainer.pretrain.catalogues import Catalogue, Name, catalogues, items
 from trainer.pretrain.domains import Domain, Relation, domains, is_named, placeholders
-from trainer.pretrain.notices import Notice, notices
+from trainer.pretrain.notices import Notice, Slot, notices
 from trainer.pretrain.phrases import (
     ATTRIBUTES,
     DETAILS,
@@ -41,9 +42,14 @@ CALLS_EN = ("Sign up today!", "Join us!", "Leave a request, and a manager will h
 LONGEST_ANSWER = 150  # characters: some 60 tokens of text that is not ours
 LONGEST_SENTENCE = 140
 FIRST_ATTRIBUTE, FIRST_ITEM = 1000, 2000  # relations from here on are attributes, items of a price list
-NOTICES = 0.5  # share of the scenes, once they are wide, that are whole texts written by hand
+NOTICES = 0.3  # share of the scenes, once they are wide, that are whole texts written by hand
+CATALOGUES = 0.35  # and of those that are several things of one company
+DESCRIBED = r"^(что такое|что за|расскажи|опиши|объясни|поясни|what is|tell me)|это что|что это|о чём|чему|про что"
+# Letters by letters, as people spell foreign names with their own keyboard.
+SPELLED = dict(zip("abcdefghijklmnoprstuvxyz", "абкдефгхижклмнопрстувксиз", strict=False))
 ANYONES = frozenset(("phone", "address", "email", "site", "hours"))  # asked without saying whose
 CONTACTS = r"телефон|позвон|номер|адрес|наход|куда|сайт|почт|пис|работа|откр|phone|call|address|where|site|mail|open"
+NAMED = "named"  # the sort of a left-out question that says whose fact it asks for
 WIDE = 0.5  # from this level on there are price lists and words that are not Russian
 # How a value is said, by its sort: a frame that needs no inflection, then the value as the passage writes it.
 SAID = dict.fromkeys(("price", "duration", "date", "person", "percent", "number", "free"), "Это {v}.") | {
@@ -186,6 +192,7 @@ class Example:
         raw: free text instead of a chat (the copying drills), empty otherwise.
         evidence: the sentence of a passage that the answer was read from; empty where there is none.
         offset: where in that sentence to look for the value.
+        second: what the other half of the answer is read from, where the question asks for two things.
         further: more questions over the same passages; training alone uses them.
     """
 
@@ -198,6 +205,7 @@ class Example:
     raw: str = ""
     evidence: str = ""
     offset: int = 0
+    second: "Example | None" = None
     further: tuple["Example", ...] = ()
 
     def messages(self, system: str) -> list[Message]:
@@ -208,12 +216,16 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Which parts of the text are those that training never shows; ``texts``: whole texts, and nothing else."""
+    """Which parts of the text are those that training never shows.
+
+    With ``texts`` or ``catalogues`` there is nothing but whole texts, or things of one company, that it never shows.
+    """
 
     names: bool = False
     templates: bool = False
     domains: bool = False
     texts: bool = False
+    catalogues: bool = False
 
 
 @dataclass(slots=True)
@@ -280,6 +292,28 @@ class Subject:
         return _cap(template.format(**self._forms(name, bare=self._rng.random() < 0.4)))
 
 
+@dataclass(slots=True, eq=False)
+class Thing:
+    """One thing of a company: what it is called, its values, drawn once, and what is still to be told of it."""
+
+    catalogue: Catalogue
+    teller: Subject
+    calls: tuple[str, ...]
+    values: dict[str, str]
+    texts: list[tuple[str, ...]]
+    told: dict[str, Fact]  # by slot
+
+    def asked(self, questions: Sequence[str], rng: random.Random) -> tuple[str, ...]:
+        """The questions, the thing called as people like."""
+        return tuple(q.format(name=self._called(rng)) for q in questions)
+
+    def _called(self, rng: random.Random) -> str:
+        name, roll = self.teller.name, rng.random()
+        if roll < 0.45 and self.calls:
+            return rng.choice(self.calls)
+        return f"«{name}»" if roll < 0.65 else name if roll < 0.9 else f'"{name}"' if roll < 0.95 else name.upper()
+
+
 class Scene:
     """A few things and the passages that tell about them; questions are drawn from it.
 
@@ -292,16 +326,22 @@ class Scene:
     def __init__(self, corpus: "Corpus", passages: int, level: float) -> None:
         self._corpus, self._rng, self._level = corpus, corpus.rng, level
         r = self._rng
+        held_out = corpus.held_out
+        kind = r.choices(("domain", "notices", "catalogue"), self._kinds(level))[0]
         self.domain = r.choices(corpus.domains, corpus.weights)[0]
+        whole = notices(held_out.texts, self.domain.english)
+        companies = catalogues(held_out.catalogues, self.domain.english)
+        if not {"domain": corpus.domains, "notices": whole, "catalogue": companies}[kind]:  # none of them is English
+            self.domain = next(domain for domain in corpus.domains if not domain.english)
+            companies = catalogues(held_out.catalogues, english=False)
         self.words = corpus.english if self.domain.english else corpus.words
         self.facts: list[Fact] = []
         self.subjects: list[Subject] = []
-        held_out = corpus.held_out
-        whole = notices(held_out.texts, self.domain.english)
-        share = 0.0 if held_out.templates or held_out.domains else NOTICES * min(1.0, 2 * level)
-        told_of: list[Subject | Notice] = []
-        if whole and r.random() < (1.0 if held_out.texts else share):
+        told_of: list[Subject | Notice | Thing] = []
+        if kind == "notices":
             told_of += r.sample(whole, min(passages, len(whole)))
+        elif kind == "catalogue":
+            told_of += self._company(r.choice(companies), passages)
         else:
             self.subjects.append(self._subject(self.domain))
             told_of.append(self.subjects[0])
@@ -323,12 +363,31 @@ class Scene:
         self._listed: list[Fact] = []  # of a price list and the like
         self._asked_of: dict[int, tuple[str, ...]] = {}  # how these are asked
         self._left_out: list[tuple[str, str]] = []  # sort and question of what a list or a text leaves out
-        texts = [self._notice(told) if isinstance(told, Notice) else self._passage(told) for told in told_of]
+        self._both: list[tuple[Fact, Fact, tuple[str, ...]]] = []  # two facts and the questions that ask for both
+        texts = [
+            self._notice(told)
+            if isinstance(told, Notice)
+            else self._thing(told)
+            if isinstance(told, Thing)
+            else self._passage(told)
+            for told in told_of
+        ]
+        self._leave_out({id(told): told for told in told_of if isinstance(told, Thing)}.values())
         r.shuffle(texts)
         self.passages = tuple(texts)
         estranged = level >= WIDE and not corpus.probing and r.random() < 0.4
         self._foreign = self._foreign_words() if estranged else {}
         self.passages = tuple(self._estranged(text) for text in texts)
+
+    def _kinds(self, level: float) -> tuple[float, float, float]:
+        """The shares of generated, hand-written and company scenes."""
+        held_out = self._corpus.held_out
+        if held_out.texts or held_out.catalogues:
+            return (0.0, 1.0, 0.0) if held_out.texts else (0.0, 0.0, 1.0)
+        if held_out.templates or held_out.domains:
+            return 1.0, 0.0, 0.0
+        wide = min(1.0, 2 * level)
+        return 1 - (NOTICES + CATALOGUES) * wide, NOTICES * wide, CATALOGUES * wide
 
     # --- telling ---------------------------------------------------------------------------------------------------
 
@@ -471,19 +530,11 @@ class Scene:
 
     def _notice(self, notice: Notice) -> str:
         """A text written by hand, some of its sentences left out."""
-        r, held_out = self._rng, self._corpus.held_out.templates
+        r = self._rng
         teller = Subject(self.words, self.domain, self.words.name(()))
         kept = [at for at in range(len(notice.sentences)) if r.random() < 0.4 + 0.45 * self._level]
         kept = kept or [r.randrange(len(notice.sentences))]
-        values: dict[str, str] = {"name": teller.name}
-        for name, slot in notice.slots.items():
-            while name not in values or list(values.values()).count(values[name]) > 1:
-                if slot.sort == "v":
-                    values[name] = r.choice(slot.values)
-                    break
-                values[name] = (
-                    self.words.count(slot.unit) if slot.sort == "count" else str(getattr(self.words, slot.sort)())
-                )
+        values = self._drawn({"name": teller.name}, notice.slots)
         text = []
         for at, template in enumerate(notice.sentences):
             sentence = _cap(template.format(**values)).replace("..", ".")
@@ -491,7 +542,7 @@ class Scene:
                 text.append(sentence)
             for name in [name for name in placeholders(template) if name != "name"]:
                 slot = notice.slots[name]
-                asked = tuple(q.format(**values) for q in slot.questions(held_out))
+                asked = tuple(q.format(**values) for q in slot.asked)
                 if at not in kept:
                     self._left_out += [(slot.sort, question) for question in asked]
                     continue
@@ -506,6 +557,102 @@ class Scene:
                 self.facts.append(self._extra(teller, sentence, agreed.answer, "yes", asked))
         self._left_out += [("", question.format(**values)) for question in notice.missing]
         return " ".join(text)
+
+    def _drawn(self, values: dict[str, str], slots: dict[str, Slot]) -> dict[str, str]:
+        """Draw the values of the slots, no two the same."""
+        for name, slot in slots.items():
+            for _ in range(20):
+                value = self._value_of(slot)
+                if value not in values.values():
+                    break
+            values[name] = value
+        return values
+
+    def _value_of(self, slot: Slot) -> str:
+        if slot.sort == "v":
+            listed = items(slot.values)
+            if listed and self._rng.random() < 0.6:
+                return self.words.listed(listed)
+            return self._rng.choice(slot.values)
+        return self.words.count(slot.unit) if slot.sort == "count" else str(getattr(self.words, slot.sort)())
+
+    def _company(self, catalogue: Catalogue, passages: int) -> list["Notice | Thing"]:
+        """What the passages tell of: things of one company, some of them twice, and the company."""
+        r, told_of = self._rng, list[Notice | Thing]()
+        names, about = list(catalogue.names), list(catalogue.about)
+        r.shuffle(names)
+        r.shuffle(about)
+        things: list[Thing] = []
+        for _ in range(passages):
+            roll, last = r.random(), things[-1] if things else None
+            if roll < 0.22 and about:
+                told_of.append(about.pop())
+            elif last and roll < 0.42 and told_of.count(last) < len(last.texts):
+                told_of.append(last)
+            elif names:
+                things.append(self._new_thing(catalogue, *(names.pop(), things)))
+                told_of.append(things[-1])
+        return told_of
+
+    def _new_thing(self, catalogue: Catalogue, known: Name, others: Sequence[Thing]) -> Thing:
+        r, words = self._rng, self.words
+        name, calls = known.name, known.calls
+        if r.random() < 0.25 or (self._corpus.held_out.names and r.random() < 0.5):  # an invented name
+            name = words.name(())
+            if r.random() < 0.4 and not catalogue.english:
+                name = f"{words.latin().capitalize()} {r.choice((words.latin(), 'Start', 'Pro', 'Plus', words.word()))}"
+            calls = (name.lower(), "".join(SPELLED.get(letter, letter) for letter in name.lower()))
+        taken = {other.teller.name for other in others}
+        if name in taken:
+            return self._new_thing(catalogue, known, others)
+        values = self._drawn({"name": name}, catalogue.slots)
+        texts = r.sample(catalogue.texts, len(catalogue.texts))
+        return Thing(catalogue, Subject(words, self.domain, name), calls, values, texts, {})
+
+    def _thing(self, thing: Thing) -> str:
+        """The next text about a thing, some of its sentences left out."""
+        r, teller, values = self._rng, thing.teller, thing.values
+        text, number = thing.texts.pop(), 0
+        number = thing.catalogue.texts.index(text)
+        kept = [at for at in range(len(text)) if at == 0 or r.random() < 0.5 + 0.4 * self._level]
+        told: dict[int, str] = {}
+        for at in kept:
+            template = text[at]
+            told[at] = sentence = _cap(template.format(**values)).replace("..", ".")
+            for name in [name for name in placeholders(template) if name != "name" and name not in thing.told]:
+                slot = thing.catalogue.slots[name]
+                fact = self._extra(teller, sentence, values[name], slot.sort, thing.asked(slot.asked, r))
+                before = template[: template.index(f"{{{name}}}")].format(**values)
+                fact.offset, fact.named = len(before.replace("..", ".")), True
+                thing.told[name] = fact
+                self.facts.append(fact)
+        for of, agreed in thing.catalogue.agreed:
+            if of == number and agreed.sentence in told:
+                fact = self._extra(teller, told[agreed.sentence], agreed.answer, "yes", thing.asked(agreed.asked, r))
+                fact.named = True
+                self.facts.append(fact)
+        return " ".join(told.values())
+
+    def _leave_out(self, things: Iterable[Thing]) -> None:
+        """Remember what the passages do not tell of the things, and which questions ask for two facts at once."""
+        r = self._rng
+        for thing in things:
+            catalogue = thing.catalogue
+            for name, slot in catalogue.slots.items():
+                if name not in thing.told and not re.search(DESCRIBED, slot.asked[0].lower()):
+                    self._left_out += [(NAMED, question) for question in thing.asked(slot.asked, r)]
+            self._left_out += [(NAMED, question) for question in thing.asked(catalogue.missing, r)]
+            for both in catalogue.both:
+                first, second = (thing.told.get(slot) for slot in both.slots)
+                if first and second:
+                    self._both.append((first, second, thing.asked(both.asked, r)))
+        present = {thing.teller.name for thing in things}
+        if present:  # of another thing of the company, which no passage names
+            catalogue = thing.catalogue
+            absent = [known for known in catalogue.names if known.name not in present]
+            other = self._new_thing(catalogue, r.choice(absent), list(things))
+            slots = r.sample(list(catalogue.slots.values()), 4)
+            self._left_out += [(NAMED, question) for slot in slots for question in other.asked(slot.asked, r)]
 
     def _items(self, subject: Subject) -> str:
         """Things of a price list or a timetable."""
@@ -691,7 +838,7 @@ class Scene:
             fact = r.choice([f for f in facts if self._same(f)] or facts)
         self._asked.add(fact.key)
         others = {other.sort for other in self.facts if other.subject is not fact.subject}
-        if fact.relation >= FIRST_ITEM and fact.sort in ANYONES & others:
+        if fact.relation >= FIRST_ITEM and fact.sort in ANYONES & others and not fact.named:
             return None  # whose phone number?
         same = self._same(fact)
         named = bool(same) or fact.relation < 0 or r.random() < 0.55
@@ -699,23 +846,41 @@ class Scene:
         elsewhere = [self._asked_of[o.relation] for o in self.facts if o is not fact and o.relation in self._asked_of]
         if any(question == _cap(other) for asked in elsewhere for other in asked):
             return None  # two facts that are asked in the same words
-        answer = fact.answer
-        if r.random() < 0.05 * self._level and not self._corpus.probing:
-            second = r.choice([f for f in self.facts if f.subject is fact.subject])
-            plain = 0 <= second.relation < FIRST_ITEM and "yes" not in (fact.sort, second.sort)
-            if plain and second.key not in self._asked and not self._same(second):
-                self._asked.add(second.key)
-                also = self._question(second.subject, second.relation, named=False)
-                joint = "and" if second.subject.domain.english else "и"
-                question = f"{question.rstrip('?.')} {joint} {also[:1].lower()}{also[1:]}"
-                answer = f"{answer} {second.answer}"
+        answer, second = fact.answer, None
+        if not self._corpus.probing:
+            question, second = self._and_another(question, fact)
+        if second:
+            self._asked.add(second.key)
+            answer = f"{answer} {second.answer}"
         if len(answer) > LONGEST_ANSWER:
             return None
         kind = f"{fact.subject.domain.name} {fact.relation}"
         rivals = tuple(rival for rival in self._rivals(fact) if rival not in answer)
         made = self._finished(question, answer, fact.value, rivals, kind, fact.subject.domain.english)
+        other = self._shown(Example("", (), ""), second) if second else None
+        return replace(self._shown(made, fact), second=other)
+
+    def _shown(self, example: Example, fact: Fact) -> Example:
+        """The example with the place where the fact stands."""
         before = len(self._estranged(fact.sentence[: fact.offset]))
-        return replace(made, evidence=self._estranged(fact.sentence).rstrip("."), offset=before)
+        evidence, value = self._estranged(fact.sentence).rstrip("."), example.value
+        return replace(example, evidence=evidence, offset=before, value=value or self._estranged(fact.value))
+
+    def _and_another(self, question: str, fact: Fact) -> tuple[str, Fact | None]:
+        """Now and then a question that asks for a second fact too, and that fact."""
+        r = self._rng
+        both = [b for b in self._both if b[0] is fact and b[1].key not in self._asked]
+        if both and r.random() < 0.4:
+            _, second, asked = r.choice(both)
+            return _cap(r.choice(asked)), second
+        if r.random() < 0.06 * self._level:
+            second = r.choice([f for f in self.facts if f.subject is fact.subject])
+            plain = 0 <= second.relation < FIRST_ITEM and "yes" not in (fact.sort, second.sort)
+            if plain and second.key not in self._asked and not self._same(second):
+                also = self._question(second.subject, second.relation, named=False)
+                joint = "and" if second.subject.domain.english else "и"
+                return f"{question.rstrip('?.')} {joint} {also[:1].lower()}{also[1:]}", second
+        return question, None
 
     def unanswered(self) -> Example:
         """A question that no passage answers: the fact is not told, or it is told of other things only."""
@@ -818,7 +983,7 @@ class Corpus:
             return self.question(0, "empty", level)
         passages = r.choices((1, 2, 3, 4, 5), (1.0 - 0.6 * level, 0.25, 0.4 * level, 0.2 * level, 0.15 * level))[0]
         scene = Scene(self, passages, level)
-        modes = r.choices(("answer", "missing", "mention"), (0.64, 0.12 + 0.18 * level, 0.2), k=turns)
+        modes = r.choices(("answer", "missing", "mention"), (0.66, 0.12 + 0.2 * level, 0.2 - 0.06 * level), k=turns)
         drawn = [example for example in (self._attempt(scene, mode) for mode in modes) if example is not None]
         if not drawn:
             return self.example(level, turns)

@@ -45,6 +45,7 @@ NAMES = HeldOut(names=True)
 TEMPLATES = HeldOut(names=True, templates=True)
 DOMAINS = HeldOut(names=True, templates=True, domains=True)
 TEXTS = HeldOut(names=True, texts=True)
+CATALOGUES = HeldOut(names=True, catalogues=True)
 # what is measured: what is held out, the mode, how many passages
 GENERATED: dict[str, tuple[HeldOut, str, tuple[int, ...]]] = {
     "new names: 1 passage": (NAMES, "answer", (1,)),
@@ -62,6 +63,10 @@ GENERATED: dict[str, tuple[HeldOut, str, tuple[int, ...]]] = {
     "new texts: 3 passages": (TEXTS, "answer", (3,)),
     "new texts: 5 passages": (TEXTS, "answer", (5,)),
     "new texts: fact missing": (TEXTS, "missing", (1, 2, 3)),
+    "new companies: 1 passage": (CATALOGUES, "answer", (1,)),
+    "new companies: 3 passages": (CATALOGUES, "answer", (3,)),
+    "new companies: 5 passages": (CATALOGUES, "answer", (5,)),
+    "new companies: fact missing": (CATALOGUES, "missing", (1, 2, 3)),
 }
 GREETED = [pair[1] for pair in (*GREETINGS, *GREETINGS_EN, *SMALL_TALK)]
 FIXED = " ".join(

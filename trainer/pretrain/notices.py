@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent / "notices"
 
@@ -21,19 +22,13 @@ class Slot:
         sort: what draws it, a method of :class:`~trainer.pretrain.words.Words`, or "v" for one of ``values``.
         values: the alternatives of a "v".
         unit: the three forms of what a "count" counts.
-        asked: questions that this value alone answers; of three and more the last one is held out.
+        asked: questions that this value alone answers.
     """
 
     sort: str
     values: tuple[str, ...]
     unit: tuple[str, ...]
     asked: tuple[str, ...]
-
-    def questions(self, held_out: bool) -> tuple[str, ...]:
-        """The questions to ask it with."""
-        if len(self.asked) < 3:
-            return self.asked
-        return self.asked[-1:] if held_out else self.asked[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +52,33 @@ class Notice:
     missing: tuple[str, ...]
 
 
-def read(line: str) -> Notice:
-    """Read one line."""
-    raw = json.loads(line)
-    slots = {
+def read_slots(facts: list[dict[str, Any]]) -> dict[str, Slot]:
+    """Read the slots by name."""
+    return {
         fact["slot"]: Slot(
             re.sub(r"\d+$", "", fact["slot"]),
             tuple(fact.get("values", ())),
             tuple(fact.get("unit", ())),
             tuple(fact["q"]),
         )
-        for fact in raw["facts"]
+        for fact in facts
     }
-    agreed = tuple(Agreed(yes["sentence"], yes["answer"], tuple(yes["q"])) for yes in raw.get("yes", ()))
+
+
+def read_agreed(raw: dict[str, Any]) -> Agreed:
+    """Read a yes/no question."""
+    return Agreed(raw["sentence"], raw["answer"], tuple(raw["q"]))
+
+
+def read(line: str) -> Notice:
+    """Read one line."""
+    raw = json.loads(line)
     return Notice(
         raw["field"],
         raw["field"].endswith("(en)"),
         tuple(raw["sentences"]),
-        slots,
-        agreed,
+        read_slots(raw["facts"]),
+        tuple(read_agreed(yes) for yes in raw.get("yes", ())),
         tuple(raw["missing"]),
     )
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from contracts.prompts import build_messages
+from trainer.pretrain.catalogues import Catalogue, catalogues, items
 from trainer.pretrain.corpus import (
     AGREED,
     CALLS,
@@ -26,6 +27,7 @@ from trainer.pretrain.words import Words, is_held_out, syllables
 
 EVERY = [*domains(held_out=False), *domains(held_out=True)]
 NOTICES = [notice for held_out in (False, True) for english in (False, True) for notice in notices(held_out, english)]
+CATALOGUES = [each for held_out in (False, True) for english in (False, True) for each in catalogues(held_out, english)]
 WORDS = {"price", "duration", "date", "time", "hours", "phone", "person", "address", "email", "site", "percent"}
 WORDS |= {"number", "year", "city", "count", "v", "list"}
 
@@ -135,7 +137,7 @@ def test_the_tables_of_variants_and_details_are_whole() -> None:
 
 def test_what_a_list_leaves_out_is_not_answered() -> None:
     corpus, listed, left_out = Corpus(3), 0, 0
-    for _ in range(600):
+    for _ in range(900):
         scene = Scene(corpus, 1, level=1.0)
         if not scene._listed or scene._foreign:
             continue
@@ -230,3 +232,53 @@ def test_a_domains_file_is_whole(domain: Domain) -> None:
             assert values <= WORDS, sentence
             assert len(values) == (0 if relation.yes else 1), sentence
             assert sentence.endswith((".", "!")), sentence
+
+
+@pytest.mark.parametrize("catalogue", CATALOGUES, ids=lambda catalogue: catalogue.field)
+def test_a_catalogue_is_whole(catalogue: Catalogue) -> None:
+    told = {name for text in catalogue.texts for sentence in text for name in placeholders(sentence)} - {"name"}
+    assert told == catalogue.slots.keys()
+    for text in catalogue.texts:
+        slots = [name for sentence in text for name in placeholders(sentence) if name != "name"]
+        assert len(slots) == len(set(slots)), "each slot stands once in a text"
+        assert "name" in placeholders(text[0])
+    for slot in catalogue.slots.values():
+        assert slot.sort in SAID
+        assert len(slot.values) >= 4 or slot.sort != "v"
+        assert len(slot.unit) == (3 if slot.sort == "count" else 0)
+        assert all(placeholders(question) == ["name"] for question in slot.asked)
+    for both in catalogue.both:
+        assert set(both.slots) <= catalogue.slots.keys()
+    for text, agreed in catalogue.agreed:
+        assert agreed.answer in AGREED
+        assert 0 <= agreed.sentence < len(catalogue.texts[text])
+    calls = [call for known in catalogue.names for call in {*known.calls, known.name.lower()}]
+    assert len(calls) == len(set(calls)), "no two things are called the same"
+    assert len(catalogue.names) > 5, "there is always one that no passage names"
+
+
+def test_a_question_about_one_thing_of_a_company_is_answered_from_a_text_about_it() -> None:
+    corpus, answered, twice = Corpus(4, HeldOut(catalogues=True)), 0, 0
+    for _ in range(200):
+        scene = Scene(corpus, 3, level=1.0)
+        assert not scene.subjects
+        for _ in range(4):
+            example = scene.answered()
+            if example is None:
+                continue
+            answered += 1
+            for part in filter(None, (example, example.second)):
+                [passage] = [p for p in scene.passages if part.evidence in p][:1]
+                assert part.value in AGREED or holds(passage, part.value), example
+            if example.second:
+                twice += 1
+                assert holds(example.answer, example.second.value)
+        assert scene.unanswered().answer in (UNKNOWN, UNKNOWN_EN)
+    assert answered > 400
+    assert twice > 5
+
+
+def test_lists_are_taken_apart_where_all_are_lists() -> None:
+    assert items(("чай, хлеб и мёд", "соль и рис")) == ("чай", "хлеб", "мёд", "соль", "рис")
+    assert items(("чай, хлеб и мёд", "соль")) == ()
+    assert items(("в среду и субботу", "в четверг и пятницу")) == ()

@@ -130,7 +130,7 @@ def test_heads_are_told_the_value_while_it_is_copied_and_before(tokenizer: Any) 
     assert kinds["value"] > 100
     assert kinds["nothing"] > 50
     assert kinds["yes or no"] > 2
-    assert kinds["other tokens"] < 0.15 * kinds["value"]
+    assert kinds["other tokens"] < 0.25 * kinds["value"]
 
 
 def test_pointing_teaches_where_to_look(tokenizer: Any) -> None:
