@@ -26,7 +26,7 @@ from trainer.pretrain.phrases import (
     VARIANTS_ASKED,
     VARIANTS_TOLD,
 )
-from trainer.pretrain.words import EnglishWords, Words
+from trainer.pretrain.words import NUMERALS, EnglishWords, Words, plural
 
 UNKNOWN = "К сожалению, я не знаю ответа на этот вопрос. Оставьте заявку, и менеджер вам поможет."
 UNKNOWN_EN = "Sorry, I do not know the answer to this question. Leave a request, and a manager will help you."
@@ -45,6 +45,58 @@ FIRST_ATTRIBUTE, FIRST_ITEM = 1000, 2000  # relations from here on are attribute
 NOTICES = 0.3  # share of the scenes, once they are wide, that are whole texts written by hand
 CATALOGUES = 0.35  # and of those that are several things of one company
 DESCRIBED = r"^(что такое|что за|расскажи|опиши|объясни|поясни|what is|tell me)|это что|что это|о чём|чему|про что"
+LONGEST_LIST = 115  # characters
+# What a company's things can be, in the singular, after two, after five, and in the plural; the last fits all.
+OVERVIEW_NOUNS = (
+    ("курс", "курса", "курсов", "курсы"),
+    ("тариф", "тарифа", "тарифов", "тарифы"),
+    ("пакет", "пакета", "пакетов", "пакеты"),
+    ("маршрут", "маршрута", "маршрутов", "маршруты"),
+    ("программа", "программы", "программ", "программы"),
+    ("", "варианта", "вариантов", "варианты"),
+)
+OVERVIEW_WHOM = (
+    "новичков",
+    "опытных",
+    "взрослых",
+    "детей",
+    "занятых людей",
+    "самых упорных",
+    "офисных задач",
+    "будущих мастеров",
+    "небольших фирм",
+    "всей семьи",
+)
+OVERVIEW_TOPICS = ("дизайну", "финансам", "языкам", "здоровью", "музыке", "дому", "этому направлению")
+OVERVIEW_TOLD = (
+    "У нас {{v2}}: {{v1}}.",
+    "У нас есть {{v2}}: {{v1}}.",
+    "Сейчас у нас {{v2}}: {{v1}}.",
+    "{e} у нас такие: {{v1}}.",
+    "Можно выбрать {{v1}}.",
+    "Есть {{v2}}: {{v1}}.",
+    "Предлагаем {{v1}}.",
+)
+OVERVIEW_ASKED = (
+    "Какие у вас {e}?",
+    "Какие {e} есть?",
+    "Какие {e} можно выбрать?",
+    "Какие есть {e} по {t}?",
+    "Какие {e} у вас есть по {t}?",
+    "Меня интересует всё по {t}, что можете предложить?",
+    "{e} по {t} список",
+    "Перечислите ваши {e}",
+    "Что у вас можно выбрать?",
+    "Хочу выбрать, какие есть {e}?",
+    "{e} список",
+    "Назовите все {e}",
+)
+OVERVIEW_MORE = (
+    "Все {e} можно пройти по отдельности или друг за другом.",
+    "Поможем выбрать: напишите нам.",
+    "Другие {e} появятся позже.",
+    "Каждый выбирает своё.",
+)
 # Letters by letters, as people spell foreign names with their own keyboard.
 SPELLED = dict(zip("abcdefghijklmnoprstuvxyz", "абкдефгхижклмнопрстувксиз", strict=False))
 ANYONES = frozenset(("phone", "address", "email", "site", "hours"))  # asked without saying whose
@@ -572,9 +624,42 @@ class Scene:
         if slot.sort == "v":
             listed = items(slot.values)
             if listed and self._rng.random() < 0.6:
-                return self.words.listed(listed)
+                return self._long_list(listed)
             return self._rng.choice(slot.values)
         return self.words.count(slot.unit) if slot.sort == "count" else str(getattr(self.words, slot.sort)())
+
+    def _long_list(self, things: Sequence[str]) -> str:
+        """Two to seven of the things, as long as an answer can hold them."""
+        r, chosen = self._rng, list[str]()
+        for thing in r.sample(list(things), min(len(things), r.choice((2, 3, 3, 4, 5, 6, 7)))):
+            if len(chosen) < 2 or len(", ".join([*chosen, thing])) < LONGEST_LIST:
+                chosen.append(thing)
+        last = f"{' and ' if self.domain.english else r.choice((' и ', ' и ', ', '))}{chosen[-1]}"
+        return ", ".join(chosen[:-1]) + last
+
+    def _overview(self, catalogue: Catalogue) -> Notice:
+        """A text that lists the company's things."""
+        r, texts = self._rng, " ".join(sentence for text in catalogue.texts for sentence in text).lower()
+        one, few, many, every = next(forms for forms in OVERVIEW_NOUNS if forms[0][:5] in texts)
+        names = [f"«{known.name}»" for known in r.sample(catalogue.names, r.choice((2, 3, 3, 4)))]
+        if r.random() < 0.6:
+            names = [f"{name} для {whom}" for name, whom in zip(names, r.sample(OVERVIEW_WHOM, 4), strict=False)]
+        while len(names) > 2 and len(", ".join(names)) > LONGEST_LIST:
+            names.pop()
+        listed, number = ", ".join(names[:-1]) + f" и {names[-1]}", plural(len(names), (one, few, many))
+        if r.random() < 0.7:
+            numeral = "две" if len(names) == 2 and few.endswith("ы") else NUMERALS[len(names)]
+            number = f"{numeral} {few}"
+        topic = r.choice((self.words.latin().capitalize(), *OVERVIEW_TOPICS))
+        told = r.choice(OVERVIEW_TOLD).format(e=_cap(every))
+        if r.random() < 0.5:
+            told = f"По {topic} {told[:1].lower()}{told[1:]}"
+        asked = [q.format(e=every, m=many, t=topic) for q in OVERVIEW_ASKED if "{t}" not in q or topic in told]
+        slots = {"v1": Slot("v", (listed,), (), tuple(asked))}
+        if "{v2}" in told:
+            slots["v2"] = Slot("v", (number,), (), (f"Сколько у вас {many}?", f"Сколько всего {many}?"))
+        more = r.sample(OVERVIEW_MORE, r.choice((0, 1, 1, 2)))
+        return Notice(catalogue.field, False, (told, *(text.format(e=every) for text in more)), slots, (), ())
 
     def _company(self, catalogue: Catalogue, passages: int) -> list["Notice | Thing"]:
         """What the passages tell of: things of one company, some of them twice, and the company."""
@@ -585,7 +670,9 @@ class Scene:
         things: list[Thing] = []
         for _ in range(passages):
             roll, last = r.random(), things[-1] if things else None
-            if roll < 0.22 and about:
+            if roll < 0.07 and not catalogue.english:
+                told_of.append(self._overview(catalogue))
+            elif roll < 0.24 and about:
                 told_of.append(about.pop())
             elif last and roll < 0.42 and told_of.count(last) < len(last.texts):
                 told_of.append(last)
@@ -903,7 +990,7 @@ class Scene:
         if roll < 0.4:  # of a thing that no passage names
             absent = self._subject(subject.domain)
             told = [f.relation for f in self.facts if f.subject.domain is subject.domain and f.relation < FIRST_ITEM]
-            index = r.choice(told) if r.random() < 0.85 else r.randrange(len(subject.domain.relations))
+            index = r.choice(told) if told and r.random() < 0.85 else r.randrange(len(subject.domain.relations))
             question = self._question(absent, index, named=True)
         elif roll < 0.85:  # what no passage tells of this thing
             mine = {fact.relation for fact in self.facts if fact.subject is subject}
