@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from contracts.prompts import Message, build_messages
 from trainer.pretrain.catalogues import Catalogue, Name, catalogues, items
 from trainer.pretrain.domains import Domain, Relation, domains, is_named, placeholders
-from trainer.pretrain.notices import Notice, Slot, notices
+from trainer.pretrain.notices import Notice, Slot, notices, opposites
 from trainer.pretrain.phrases import (
     ATTRIBUTES,
     DETAILS,
@@ -42,8 +42,8 @@ CALLS_EN = ("Sign up today!", "Join us!", "Leave a request, and a manager will h
 LONGEST_ANSWER = 150  # characters: some 60 tokens of text that is not ours
 LONGEST_SENTENCE = 140
 FIRST_ATTRIBUTE, FIRST_ITEM = 1000, 2000  # relations from here on are attributes, items of a price list
-NOTICES = 0.3  # share of the scenes, once they are wide, that are whole texts written by hand
-CATALOGUES = 0.35  # and of those that are several things of one company
+NOTICES = 0.35  # share of the scenes, once they are wide, that are whole texts written by hand
+CATALOGUES = 0.33  # and of those that are several things of one company
 DESCRIBED = r"^(что такое|что за|расскажи|опиши|объясни|поясни|what is|tell me)|это что|что это|о чём|чему|про что"
 LONGEST_LIST = 115  # characters
 # What a company's things can be, in the singular, after two, after five, and in the plural; the last fits all.
@@ -424,6 +424,10 @@ class Scene:
             else self._passage(told)
             for told in told_of
         ]
+        for _ in range(r.choices((0, 1, 2), (1 - 0.5 * level, 0.4 * level, 0.1 * level))[0]):
+            if not self.domain.english:
+                at = r.randrange(len(texts))
+                texts[at] = r.choice(("{0} {1}", "{0} {1}", "{1} {0}")).format(texts[at], self._opposite())
         self._leave_out({id(told): told for told in told_of if isinstance(told, Thing)}.values())
         r.shuffle(texts)
         self.passages = tuple(texts)
@@ -642,6 +646,8 @@ class Scene:
         r, texts = self._rng, " ".join(sentence for text in catalogue.texts for sentence in text).lower()
         one, few, many, every = next(forms for forms in OVERVIEW_NOUNS if forms[0][:5] in texts)
         names = [f"«{known.name}»" for known in r.sample(catalogue.names, r.choice((2, 3, 3, 4)))]
+        if r.random() < 0.4:
+            names = [f"«{name}»" for name in self._akin(len(names))]
         if r.random() < 0.6:
             names = [f"{name} для {whom}" for name, whom in zip(names, r.sample(OVERVIEW_WHOM, 4), strict=False)]
         while len(names) > 2 and len(", ".join(names)) > LONGEST_LIST:
@@ -660,6 +666,15 @@ class Scene:
             slots["v2"] = Slot("v", (number,), (), (f"Сколько у вас {many}?", f"Сколько всего {many}?"))
         more = r.sample(OVERVIEW_MORE, r.choice((0, 1, 1, 2)))
         return Notice(catalogue.field, False, (told, *(text.format(e=every) for text in more)), slots, (), ())
+
+    def _akin(self, number: int) -> list[str]:
+        """Names that share a word."""
+        r, words = self._rng, self.words
+        shared = r.choice((words.latin, words.word))().capitalize()
+        patterns = ("{s} {w}", "{W} на {s}", "{s} для {w}", "{W} и {s}", "{W} {s}", "{s} с {w}", "{s}: {w}")
+        told = [(words.word(), words.word()) for _ in range(number)]
+        made = zip(r.sample(patterns, number), told, strict=True)
+        return [pattern.format(s=shared, w=low, W=high.capitalize()) for pattern, (low, high) in made]
 
     def _company(self, catalogue: Catalogue, passages: int) -> list["Notice | Thing"]:
         """What the passages tell of: things of one company, some of them twice, and the company."""
@@ -688,6 +703,8 @@ class Scene:
             name = words.name(())
             if r.random() < 0.4 and not catalogue.english:
                 name = f"{words.latin().capitalize()} {r.choice((words.latin(), 'Start', 'Pro', 'Plus', words.word()))}"
+            if others and r.random() < 0.4:
+                name = f"{r.choice(others).teller.name.split()[0]} {name.lower()}"
             calls = (name.lower(), "".join(SPELLED.get(letter, letter) for letter in name.lower()))
         taken = {other.teller.name for other in others}
         if name in taken:
@@ -740,6 +757,19 @@ class Scene:
             other = self._new_thing(catalogue, r.choice(absent), list(things))
             slots = r.sample(list(catalogue.slots.values()), 4)
             self._left_out += [(NAMED, question) for slot in slots for question in other.asked(slot.asked, r)]
+
+    def _opposite(self) -> str:
+        """A sentence that says that something is so, or that it is not."""
+        r, held_out = self._rng, self._corpus.held_out
+        known = opposites(held_out.templates or held_out.domains or held_out.texts or held_out.catalogues)
+        told, other = r.sample(known, 2)
+        so = r.random() < 0.5
+        sentence = r.choice(told.yes if so else told.no)
+        teller = Subject(self.words, self.domain, self.words.name(()))
+        for asked, agreed in ((told.asked, so), (told.inverted, not so)):
+            self.facts.append(self._extra(teller, sentence, "Да" if agreed else "Нет", "yes", asked))
+        self._left_out.append(("", r.choice(r.choice((other.asked, other.inverted)))))
+        return sentence
 
     def _items(self, subject: Subject) -> str:
         """Things of a price list or a timetable."""

@@ -40,6 +40,22 @@ class Agreed:
     asked: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Opposite:
+    """What can be so or not so.
+
+    Attributes:
+        yes, no: sentences that say that it is so, that it is not.
+        asked: questions with the answer yes where it is so.
+        inverted: questions with the answer no where it is so.
+    """
+
+    yes: tuple[str, ...]
+    no: tuple[str, ...]
+    asked: tuple[str, ...]
+    inverted: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Notice:
     """One text: its sentences, its slots by name, its yes/no questions, the questions that it does not answer."""
@@ -92,3 +108,11 @@ def notices(held_out: bool, english: bool) -> tuple[Notice, ...]:
         for at, line in enumerate(file.read_text(encoding="utf-8").splitlines())
     ]
     return tuple(notice for kept, notice in every if kept == held_out and notice.english == english)
+
+
+@cache
+def opposites(held_out: bool) -> tuple[Opposite, ...]:
+    """The statements of the training, or those that are kept for the evaluation: every eighth."""
+    lines = (FOLDER.parent / "opposites.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = [json.loads(line) for at, line in enumerate(lines) if (at % 8 == 7) == held_out]
+    return tuple(Opposite(*(tuple(raw[key]) for key in ("yes", "no", "asked", "inverted"))) for raw in kept)

@@ -202,9 +202,9 @@ class Words:
     def phone(self) -> str:
         """A telephone number."""
         r = self.rng
-        return r.choice(("+7 {} {}-{}-{}", "8 {} {}-{}-{}", "8 ({}) {}-{}-{}", "{} {}-{}-{}")).format(
-            self.whole(300, 999), self.whole(100, 999), r.randint(10, 99), r.randint(10, 99)
-        )
+        pattern = r.choice(("+7 {} {}-{}-{}", "8 {} {}-{}-{}", "8 ({}) {}-{}-{}", "{} {}-{}-{}", "8 800 {1}-{2}-{3}"))
+        ends = (r.choice((f"{r.randint(0, 99):02}", f"{r.randint(0, 9)}0", "00")) for _ in range(2))
+        return pattern.format(self.whole(300, 999), self.whole(100, 999), *ends)
 
     def address(self) -> str:
         """A street and a house."""
@@ -214,11 +214,27 @@ class Words:
 
     def email(self) -> str:
         """A mail address."""
-        return f"{self.rng.choice(('info', 'help', 'sale', 'mail', self.latin()))}@{self.latin()}.ru"
+        r = self.rng
+        whose = r.choice(("info", "help", "sale", "mail", self.latin(), self.latin(), self._short(), self._short()))
+        return f"{whose}@{self.site()}"
+
+    def _short(self) -> str:
+        """What some mail boxes and domains are called: a word and a digit, two words, letters around a digit."""
+        r = self.rng
+        return r.choice(
+            (
+                f"{self.latin()}{r.randint(2, 99)}",
+                f"{self.latin()}{r.choice('.-_')}{self.latin()}",
+                f"{r.choice('abcdefkmpst')}{r.randint(2, 9)}{r.choice('abcdefkmpst')}",
+                "".join(r.choice("abcdefgiklmoprstu") for _ in range(r.choice((2, 3, 4)))),
+            )
+        )
 
     def site(self) -> str:
         """A web site."""
-        return f"{self.latin()}.{self.rng.choice(('ru', 'ru', 'com', 'org'))}"
+        r, name = self.rng, self.latin() if self.rng.random() < 0.7 else self._short()
+        below = f"{self._short() if r.random() < 0.5 else self.latin()}." if r.random() < 0.3 else ""
+        return f"{below}{name}.{r.choice(('ru', 'ru', 'ru', 'com', 'org', 'net', 'online'))}"
 
     def percent(self) -> str:
         """A share."""

@@ -21,7 +21,7 @@ from trainer.pretrain.corpus import (
 )
 from trainer.pretrain.domains import HELD_OUT_DOMAINS, NAMES, Domain, domains, is_named, placeholders
 from trainer.pretrain.evaluate import holds
-from trainer.pretrain.notices import Notice, notices
+from trainer.pretrain.notices import Notice, Opposite, notices, opposites
 from trainer.pretrain.phrases import DETAILS, VARIANTS, VARIANTS_ASKED, VARIANTS_TOLD
 from trainer.pretrain.words import Words, is_held_out, syllables
 
@@ -282,3 +282,12 @@ def test_lists_are_taken_apart_where_all_are_lists() -> None:
     assert items(("чай, хлеб и мёд", "соль и рис")) == ("чай", "хлеб", "мёд", "соль", "рис")
     assert items(("чай, хлеб и мёд", "соль")) == ()
     assert items(("в среду и субботу", "в четверг и пятницу")) == ()
+
+
+@pytest.mark.parametrize("opposite", [*opposites(held_out=False), *opposites(held_out=True)], ids=lambda o: o.asked[0])
+def test_opposites_are_whole(opposite: Opposite) -> None:
+    assert min(map(len, (opposite.yes, opposite.no, opposite.asked, opposite.inverted))) >= 3
+    said = [*opposite.yes, *opposite.no, *opposite.asked, *opposite.inverted]
+    assert len(set(said)) == len(said)
+    assert all(sentence[-1] in ".!" and sentence[0].isupper() for sentence in (*opposite.yes, *opposite.no))
+    assert not any(placeholders(text) for text in said)
