@@ -137,7 +137,7 @@ def test_the_tables_of_variants_and_details_are_whole() -> None:
 
 def test_what_a_list_leaves_out_is_not_answered() -> None:
     corpus, listed, left_out = Corpus(3), 0, 0
-    for _ in range(900):
+    for _ in range(1500):
         scene = Scene(corpus, 1, level=1.0)
         if not scene._listed or scene._foreign:
             continue
