@@ -191,8 +191,11 @@ def points(turn: Example, prompt: tuple[str, Encoding], answer: tuple[str, Encod
     found: list[list[tuple[int, int]]] = []
     come = 0  # how far in the answer the values are found
     for part in (turn, turn.second):
-        begin = text.find(part.evidence.lower()) if part and part.evidence else -1
-        if part is None or begin < 0:
+        if part is None or not part.evidence:
+            return found
+        # Two things of a company can be told in the same sentence: the passage says whose it is.
+        begin = text.find(part.evidence.lower(), max(0, text.find(turn.passages[part.passage].lower())))
+        if begin < 0:
             return found
         end = begin + len(part.evidence)
         again = said.find(part.value.lower(), come)
@@ -395,21 +398,34 @@ def publish(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
         shutil.rmtree(temporary)
 
 
-def save_checkpoint(work: Path, model: Any, optimizers: list[torch.optim.Optimizer], progress: Progress) -> None:
+def save_checkpoint(
+    work: Path, model: Any, optimizers: list[torch.optim.Optimizer], progress: Progress, recipe: Recipe
+) -> None:
     """Write the checkpoint beside the old one, then rename."""
     temporary = work / "checkpoint.tmp"
     torch.save(
-        {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "progress": asdict(progress)},
+        {
+            "model": model.state_dict(),
+            "optimizers": [o.state_dict() for o in optimizers],
+            "progress": asdict(progress),
+            "recipe": asdict(recipe),
+        },
         temporary,
     )
     os.replace(temporary, work / "checkpoint.pt")
 
 
-def load_checkpoint(work: Path, model: Any, optimizers: list[torch.optim.Optimizer]) -> Progress:
-    """Continue from the checkpoint in ``work``, or start."""
+def load_checkpoint(work: Path, model: Any, optimizers: list[torch.optim.Optimizer], recipe: Recipe) -> Progress:
+    """Continue from the checkpoint in ``work``, or start.
+
+    Raises:
+        SystemExit: the checkpoint is of another recipe.
+    """
     if not (work / "checkpoint.pt").exists():
         return Progress()
     saved = torch.load(work / "checkpoint.pt", weights_only=True)
+    if saved["recipe"] != asdict(recipe):
+        raise SystemExit(f"{work} holds a run of another recipe: go on as it began (--start), or give another --work")
     model.load_state_dict(saved["model"])
     for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(state)
@@ -467,19 +483,18 @@ class Run:
         args.work.mkdir(parents=True, exist_ok=True)
         self.tokenizer = self._tokenizer()
         self.model = build_model(recipe, self.tokenizer)
-        if args.start:
+        if args.start and not (args.work / "checkpoint.pt").exists():
             start = AutoModelForCausalLM.from_pretrained(args.start, dtype=torch.float32)
             self.model.load_state_dict(start.state_dict())
         self.optimizers = build_optimizers(self.model, recipe)
-        self.progress = load_checkpoint(args.work, self.model, self.optimizers)
+        self.progress = load_checkpoint(args.work, self.model, self.optimizers, recipe)
         self.saved = self.published = self.shown = time.monotonic()
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
-        if self.args.start:
-            return PreTrainedTokenizerFast.from_pretrained(self.args.start)
         path = self.args.work / "tokenizer"
         if not path.exists():
-            build_tokenizer(self.recipe.vocabulary, self.recipe.seed).save_pretrained(path)
+            begun_from = self.args.start and PreTrainedTokenizerFast.from_pretrained(self.args.start)
+            (begun_from or build_tokenizer(self.recipe.vocabulary, self.recipe.seed)).save_pretrained(path)
         return PreTrainedTokenizerFast.from_pretrained(path)
 
     def done(self) -> float:
@@ -499,7 +514,7 @@ class Run:
                     if self.done() >= 1:
                         break
                 self.progress.pool += 1
-        save_checkpoint(self.args.work, self.model, self.optimizers, self.progress)
+        save_checkpoint(self.args.work, self.model, self.optimizers, self.progress, self.recipe)
         publish(self.model, self.tokenizer, self.args.out)
         if (self.args.work / "loss.jsonl").exists():
             plot_losses(self.args.work / "loss.jsonl", self.args.out / "loss.png")
@@ -525,7 +540,7 @@ class Run:
         if progress.step % 40 == 0:
             self._log(done, loss, tokens / (now - started), bar)
         if now - self.saved > 60 * self.args.save_every:
-            save_checkpoint(self.args.work, self.model, self.optimizers, progress)
+            save_checkpoint(self.args.work, self.model, self.optimizers, progress, self.recipe)
             self.saved = now
         if now - self.published > 60 * self.args.publish_every:
             publish(self.model, self.tokenizer, self.args.out)
@@ -594,7 +609,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=True,
         help="multiply in bf16; fast where the CPU has AVX512-BF16",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.start and args.start.resolve() == args.out.resolve():
+        parser.error(
+            "--start and --out are the same folder: a run that is started again would begin from its own result"
+        )
+    return args
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ from trainer.pretrain.notices import Agreed, Notice, Slot, read_agreed, read_slo
 from trainer.pretrain.notices import read as read_notice
 
 FOLDER = Path(__file__).parent / "catalogues"
+# What begins no item of a list: with it, the words of a list hang together.
+NO_ITEM = "в|во|на|с|со|по|из|для|от|до|к|без|за|или|а|но|не|что|чтобы|как|on|in|at|from|with|for|by|to|of|or"
 HELD_OUT_FILES = ("products", "events")
 
 
@@ -79,7 +81,7 @@ def items(values: tuple[str, ...]) -> tuple[str, ...]:
     """
     lists = [re.split(r", | и | and ", value) for value in values]
     every = tuple(dict.fromkeys(item for parts in lists for item in parts))
-    words = re.compile(r"(?!(?:в|во|на|с|со|по|из|для|от|до|к|без|за|или|а|но|не|что|чтобы|как) )[А-Яа-яёA-Za-z -]+")
+    words = re.compile(rf"(?!(?:{NO_ITEM}) )[А-Яа-яёA-Za-z -]+")
     plain = all(len(parts) > 1 for parts in lists) and all(words.fullmatch(item) for item in every)
     return every if plain and all(len(item.split()) < 4 for item in every) else ()
 

@@ -9,7 +9,7 @@ and inflects it badly.
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from contracts.prompts import Message, build_messages
@@ -44,8 +44,11 @@ LONGEST_SENTENCE = 140
 FIRST_ATTRIBUTE, FIRST_ITEM = 1000, 2000  # relations from here on are attributes, items of a price list
 NOTICES = 0.35  # share of the scenes, once they are wide, that are whole texts written by hand
 CATALOGUES = 0.33  # and of those that are several things of one company
-DESCRIBED = r"^(что такое|что за|расскажи|опиши|объясни|поясни|what is|tell me)|это что|что это|о чём|чему|про что"
-LONGEST_LIST = 115  # characters
+# Questions for what a thing is: any text about it may be taken for the answer, so none is ever missing.
+DESCRIBED = (
+    r"^(что такое|что за|расскажи|опиши|объясни|поясни|чему|tell me|what is \{name\})|это что|что это|о чём|про что"
+)
+LONGEST_LIST = 115  # characters: with its frame it is to fit into LONGEST_ANSWER
 # What a company's things can be, in the singular, after two, after five, and in the plural; the last fits all.
 OVERVIEW_NOUNS = (
     ("курс", "курса", "курсов", "курсы"),
@@ -97,10 +100,12 @@ OVERVIEW_MORE = (
     "Другие {e} появятся позже.",
     "Каждый выбирает своё.",
 )
-# Letters by letters, as people spell foreign names with their own keyboard.
-SPELLED = dict(zip("abcdefghijklmnoprstuvxyz", "абкдефгхижклмнопрстувксиз", strict=False))
+# As people spell foreign names with their own keyboard.
+SPELLED = dict(zip("abcdefghijklmnoprstuvyz", "абкдефгхижклмнопрстувиз", strict=True)) | {"x": "кс"}
 ANYONES = frozenset(("phone", "address", "email", "site", "hours"))  # asked without saying whose
-CONTACTS = r"телефон|позвон|номер|адрес|наход|куда|сайт|почт|пис|работа|откр|phone|call|address|where|site|mail|open"
+CONTACTS = (
+    r"телефон|позвон|связ|номер|адрес|наход|куда|сайт|почт|пис|работа|откр|phone|call|address|where|site|mail|open"
+)
 NAMED = "named"  # the sort of a left-out question that says whose fact it asks for
 WIDE = 0.5  # from this level on there are price lists and words that are not Russian
 # How a value is said, by its sort: a frame that needs no inflection, then the value as the passage writes it.
@@ -243,6 +248,7 @@ class Example:
         kind: what was asked: a relation ("clinic 3"), "missing", "empty", ...
         raw: free text instead of a chat (the copying drills), empty otherwise.
         evidence: the sentence of a passage that the answer was read from; empty where there is none.
+        passage: the index of that passage.
         offset: where in that sentence to look for the value.
         second: what the other half of the answer is read from, where the question asks for two things.
         further: more questions over the same passages; training alone uses them.
@@ -256,6 +262,7 @@ class Example:
     kind: str = ""
     raw: str = ""
     evidence: str = ""
+    passage: int = 0
     offset: int = 0
     second: "Example | None" = None
     further: tuple["Example", ...] = ()
@@ -292,6 +299,7 @@ class Fact:
     sort: str = ""  # the placeholder of the value; none of a description
     tail: str = ""  # the sentence with a small first letter, where it can follow another
     offset: int = 0  # where in the sentence the value stands, if it tells more than one fact
+    passage: int = 0  # which passage tells it
 
     @property
     def answer(self) -> str:
@@ -381,6 +389,8 @@ class Scene:
         held_out = corpus.held_out
         kind = r.choices(("domain", "notices", "catalogue"), self._kinds(level))[0]
         self.domain = r.choices(corpus.domains, corpus.weights)[0]
+        if self.domain.english and kind == "catalogue" and r.random() < 0.8 and not held_out.catalogues:
+            kind = "domain"  # there are too few English companies to be met so often
         whole = notices(held_out.texts, self.domain.english)
         companies = catalogues(held_out.catalogues, self.domain.english)
         if not {"domain": corpus.domains, "notices": whole, "catalogue": companies}[kind]:  # none of them is English
@@ -389,6 +399,7 @@ class Scene:
         self.words = corpus.english if self.domain.english else corpus.words
         self.facts: list[Fact] = []
         self.subjects: list[Subject] = []
+        self._overviewed: set[str] = set()  # names that the company's list tells
         told_of: list[Subject | Notice | Thing] = []
         if kind == "notices":
             told_of += r.sample(whole, min(passages, len(whole)))
@@ -415,21 +426,21 @@ class Scene:
         self._listed: list[Fact] = []  # of a price list and the like
         self._asked_of: dict[int, tuple[str, ...]] = {}  # how these are asked
         self._left_out: list[tuple[str, str]] = []  # sort and question of what a list or a text leaves out
-        self._both: list[tuple[Fact, Fact, tuple[str, ...]]] = []  # two facts and the questions that ask for both
-        texts = [
-            self._notice(told)
-            if isinstance(told, Notice)
-            else self._thing(told)
-            if isinstance(told, Thing)
-            else self._passage(told)
-            for told in told_of
-        ]
-        for _ in range(r.choices((0, 1, 2), (1 - 0.5 * level, 0.4 * level, 0.1 * level))[0]):
-            if not self.domain.english:
-                at = r.randrange(len(texts))
-                texts[at] = r.choice(("{0} {1}", "{0} {1}", "{1} {0}")).format(texts[at], self._opposite())
-        self._leave_out({id(told): told for told in told_of if isinstance(told, Thing)}.values())
-        r.shuffle(texts)
+        self._asked_together: list[tuple[Fact, Fact, tuple[str, ...]]] = []
+        texts: list[str] = []
+        for told in told_of:
+            known = len(self.facts)
+            texts.append(self._told(told))
+            for fact in self.facts[known:]:
+                fact.passage = len(texts) - 1
+        if not self.domain.english and not corpus.probing:
+            self._opposites(texts)
+        self._leave_out(list({id(told): told for told in told_of if isinstance(told, Thing)}.values()))
+        order = list(range(len(texts)))
+        r.shuffle(order)
+        for fact in self.facts:
+            fact.passage = order.index(fact.passage)
+        texts = [texts[at] for at in order]
         self.passages = tuple(texts)
         estranged = level >= WIDE and not corpus.probing and r.random() < 0.4
         self._foreign = self._foreign_words() if estranged else {}
@@ -446,6 +457,11 @@ class Scene:
         return 1 - (NOTICES + CATALOGUES) * wide, NOTICES * wide, CATALOGUES * wide
 
     # --- telling ---------------------------------------------------------------------------------------------------
+
+    def _told(self, told: "Subject | Notice | Thing") -> str:
+        if isinstance(told, Notice):
+            return self._notice(told)
+        return self._thing(told) if isinstance(told, Thing) else self._passage(told)
 
     def _subject(self, domain: Domain) -> Subject:
         taken = {subject.name for subject in self.subjects}
@@ -636,19 +652,28 @@ class Scene:
         """Two to seven of the things, as long as an answer can hold them."""
         r, chosen = self._rng, list[str]()
         for thing in r.sample(list(things), min(len(things), r.choice((2, 3, 3, 4, 5, 6, 7)))):
+            if any(thing in other or other in thing for other in chosen):
+                continue
             if len(chosen) < 2 or len(", ".join([*chosen, thing])) < LONGEST_LIST:
                 chosen.append(thing)
+        if len(chosen) < 2:
+            return chosen[0]
         last = f"{' and ' if self.domain.english else r.choice((' и ', ' и ', ', '))}{chosen[-1]}"
         return ", ".join(chosen[:-1]) + last
 
     def _overview(self, catalogue: Catalogue) -> Notice:
         """A text that lists the company's things."""
         r, texts = self._rng, " ".join(sentence for text in catalogue.texts for sentence in text).lower()
-        one, few, many, every = next(forms for forms in OVERVIEW_NOUNS if forms[0][:5] in texts)
-        names = [f"«{known.name}»" for known in r.sample(catalogue.names, r.choice((2, 3, 3, 4)))]
-        if r.random() < 0.4:
-            names = [f"«{name}»" for name in self._akin(len(names))]
-        if r.random() < 0.6:
+        one, few, many, every = next(
+            forms for forms in OVERVIEW_NOUNS if re.search(rf"\b{forms[0][:5]}\w* «{{name}}»", texts) or not forms[0]
+        )
+        names = [known.name for known in r.sample(catalogue.names, r.choice((2, 3, 3, 4)))]
+        akin = self._corpus.held_out.names or r.random() < 0.6
+        if akin:
+            names = self._akin(len(names))
+        self._overviewed.update(names)
+        names = [f"«{name}»" for name in names]
+        if akin and r.random() < 0.6:  # for whom the company's own things are, their own texts tell
             names = [f"{name} для {whom}" for name, whom in zip(names, r.sample(OVERVIEW_WHOM, 4), strict=False)]
         while len(names) > 2 and len(", ".join(names)) > LONGEST_LIST:
             names.pop()
@@ -660,7 +685,7 @@ class Scene:
         told = r.choice(OVERVIEW_TOLD).format(e=_cap(every))
         if r.random() < 0.5:
             told = f"По {topic} {told[:1].lower()}{told[1:]}"
-        asked = [q.format(e=every, m=many, t=topic) for q in OVERVIEW_ASKED if "{t}" not in q or topic in told]
+        asked = [q.format(e=every, t=topic) for q in OVERVIEW_ASKED if "{t}" not in q or topic in told]
         slots = {"v1": Slot("v", (listed,), (), tuple(asked))}
         if "{v2}" in told:
             slots["v2"] = Slot("v", (number,), (), (f"Сколько у вас {many}?", f"Сколько всего {many}?"))
@@ -685,27 +710,30 @@ class Scene:
         things: list[Thing] = []
         for _ in range(passages):
             roll, last = r.random(), things[-1] if things else None
-            if roll < 0.07 and not catalogue.english:
+            if roll < 0.07 and not catalogue.english and not self._corpus.held_out.catalogues:
                 told_of.append(self._overview(catalogue))
             elif roll < 0.24 and about:
                 told_of.append(about.pop())
             elif last and roll < 0.42 and told_of.count(last) < len(last.texts):
                 told_of.append(last)
             elif names:
-                things.append(self._new_thing(catalogue, *(names.pop(), things)))
+                things.append(self._new_thing(catalogue, names.pop(), things))
                 told_of.append(things[-1])
         return told_of
 
     def _new_thing(self, catalogue: Catalogue, known: Name, others: Sequence[Thing]) -> Thing:
         r, words = self._rng, self.words
         name, calls = known.name, known.calls
-        if r.random() < 0.25 or (self._corpus.held_out.names and r.random() < 0.5):  # an invented name
+        held_out = self._corpus.held_out
+        if r.random() < (0.25 if not held_out.names else 0.6 if held_out.catalogues else 1.0):  # an invented name
             name = words.name(())
             if r.random() < 0.4 and not catalogue.english:
                 name = f"{words.latin().capitalize()} {r.choice((words.latin(), 'Start', 'Pro', 'Plus', words.word()))}"
             if others and r.random() < 0.4:
                 name = f"{r.choice(others).teller.name.split()[0]} {name.lower()}"
-            calls = (name.lower(), "".join(SPELLED.get(letter, letter) for letter in name.lower()))
+            calls = (name.lower(),)
+            if not catalogue.english and re.search("[a-z]", name):
+                calls += ("".join(SPELLED.get(letter, letter) for letter in name.lower()),)
         taken = {other.teller.name for other in others}
         if name in taken:
             return self._new_thing(catalogue, known, others)
@@ -716,7 +744,7 @@ class Scene:
     def _thing(self, thing: Thing) -> str:
         """The next text about a thing, some of its sentences left out."""
         r, teller, values = self._rng, thing.teller, thing.values
-        text, number = thing.texts.pop(), 0
+        text = thing.texts.pop()
         number = thing.catalogue.texts.index(text)
         kept = [at for at in range(len(text)) if at == 0 or r.random() < 0.5 + 0.4 * self._level]
         told: dict[int, str] = {}
@@ -737,7 +765,7 @@ class Scene:
                 self.facts.append(fact)
         return " ".join(told.values())
 
-    def _leave_out(self, things: Iterable[Thing]) -> None:
+    def _leave_out(self, things: Sequence[Thing]) -> None:
         """Remember what the passages do not tell of the things, and which questions ask for two facts at once."""
         r = self._rng
         for thing in things:
@@ -749,27 +777,36 @@ class Scene:
             for both in catalogue.both:
                 first, second = (thing.told.get(slot) for slot in both.slots)
                 if first and second:
-                    self._both.append((first, second, thing.asked(both.asked, r)))
-        present = {thing.teller.name for thing in things}
-        if present:  # of another thing of the company, which no passage names
-            catalogue = thing.catalogue
-            absent = [known for known in catalogue.names if known.name not in present]
-            other = self._new_thing(catalogue, r.choice(absent), list(things))
+                    self._asked_together.append((first, second, thing.asked(both.asked, r)))
+        if things:
+            self._ask_for_another(things)
+
+    def _ask_for_another(self, things: Sequence[Thing]) -> None:
+        """Remember questions for a thing of the company that no passage names."""
+        r, catalogue = self._rng, things[0].catalogue
+        named = {thing.teller.name for thing in things} | self._overviewed
+        absent = [known for known in catalogue.names if known.name not in named]
+        if absent:
+            other = self._new_thing(catalogue, r.choice(absent), things)
             slots = r.sample(list(catalogue.slots.values()), 4)
             self._left_out += [(NAMED, question) for slot in slots for question in other.asked(slot.asked, r)]
 
-    def _opposite(self) -> str:
-        """A sentence that says that something is so, or that it is not."""
+    def _opposites(self, texts: list[str]) -> None:
+        """Put sentences that say that something is so, or that it is not, into some of the texts."""
         r, held_out = self._rng, self._corpus.held_out
         known = opposites(held_out.templates or held_out.domains or held_out.texts or held_out.catalogues)
-        told, other = r.sample(known, 2)
-        so = r.random() < 0.5
-        sentence = r.choice(told.yes if so else told.no)
-        teller = Subject(self.words, self.domain, self.words.name(()))
-        for asked, agreed in ((told.asked, so), (told.inverted, not so)):
-            self.facts.append(self._extra(teller, sentence, "Да" if agreed else "Нет", "yes", asked))
-        self._left_out.append(("", r.choice(r.choice((other.asked, other.inverted)))))
-        return sentence
+        number = r.choices((0, 1, 2), (1 - 0.5 * self._level, 0.4 * self._level, 0.1 * self._level))[0]
+        told, other = r.sample(known, number), r.choice(known)
+        for opposite in told:
+            so, at = r.random() < 0.5, r.randrange(len(texts))
+            sentence = r.choice(opposite.yes if so else opposite.no)
+            texts[at] = r.choice(("{0} {1}", "{0} {1}", "{1} {0}")).format(texts[at], sentence)
+            teller = Subject(self.words, self.domain, self.words.name(()))
+            for asked, agreed in ((opposite.asked, so), (opposite.inverted, not so)):
+                self.facts.append(self._extra(teller, sentence, "Да" if agreed else "Нет", "yes", asked))
+                self.facts[-1].passage = at
+        if told and other not in told:
+            self._left_out.append(("", r.choice(r.choice((other.asked, other.inverted)))))
 
     def _items(self, subject: Subject) -> str:
         """Things of a price list or a timetable."""
@@ -924,7 +961,7 @@ class Scene:
             return None
         self._asked.add(fact.key)
         made = self._finished(question, fact.answer, fact.value, self._rivals(fact), "mention", english)
-        return replace(made, evidence=self._estranged(fact.sentence).rstrip("."))
+        return self._shown(made, fact)
 
     def _rivals(self, fact: Fact) -> tuple[str, ...]:
         """The values that somebody could take for the fact's."""
@@ -981,12 +1018,13 @@ class Scene:
         """The example with the place where the fact stands."""
         before = len(self._estranged(fact.sentence[: fact.offset]))
         evidence, value = self._estranged(fact.sentence).rstrip("."), example.value
-        return replace(example, evidence=evidence, offset=before, value=value or self._estranged(fact.value))
+        value = value or self._estranged(fact.value)
+        return replace(example, evidence=evidence, passage=fact.passage, offset=before, value=value)
 
     def _and_another(self, question: str, fact: Fact) -> tuple[str, Fact | None]:
         """Now and then a question that asks for a second fact too, and that fact."""
         r = self._rng
-        both = [b for b in self._both if b[0] is fact and b[1].key not in self._asked]
+        both = [b for b in self._asked_together if b[0] is fact and b[1].key not in self._asked]
         if both and r.random() < 0.4:
             _, second, asked = r.choice(both)
             return _cap(r.choice(asked)), second
