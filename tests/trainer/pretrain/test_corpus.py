@@ -12,6 +12,7 @@ from trainer.pretrain.corpus import (
     CALLS_EN,
     SAID,
     SAID_EN,
+    SPELLED,
     UNKNOWN,
     UNKNOWN_EN,
     Corpus,
@@ -23,7 +24,7 @@ from trainer.pretrain.domains import HELD_OUT_DOMAINS, NAMES, Domain, domains, i
 from trainer.pretrain.evaluate import holds
 from trainer.pretrain.notices import Notice, Opposite, notices, opposites
 from trainer.pretrain.phrases import DETAILS, VARIANTS, VARIANTS_ASKED, VARIANTS_TOLD
-from trainer.pretrain.words import Words, is_held_out, syllables
+from trainer.pretrain.words import NUMERALS, Words, is_held_out, syllables
 
 EVERY = [*domains(held_out=False), *domains(held_out=True)]
 NOTICES = [notice for held_out in (False, True) for english in (False, True) for notice in notices(held_out, english)]
@@ -291,3 +292,33 @@ def test_opposites_are_whole(opposite: Opposite) -> None:
     assert len(set(said)) == len(said)
     assert all(sentence[-1] in ".!" and sentence[0].isupper() for sentence in (*opposite.yes, *opposite.no))
     assert not any(placeholders(text) for text in said)
+
+
+def test_a_catalogue_is_in_the_language_that_it_is_said_to_be_in() -> None:
+    assert {catalogue.english for catalogue in CATALOGUES} == {False, True}
+    for catalogue in CATALOGUES:
+        text = " ".join(sentence for text in catalogue.texts for sentence in text)
+        assert bool(re.search("[а-яё]", text)) != catalogue.english, catalogue.field
+
+
+def test_a_list_of_a_companys_things_tells_how_many_there_are() -> None:
+    scene, counted = Scene(Corpus(5), 1, level=1.0), 0
+    for catalogue in 5 * catalogues(held_out=False, english=False):
+        overview = scene._overview(catalogue)
+        listed = overview.slots["v1"].values[0]
+        assert len(listed) < 140
+        if "v2" in overview.slots:
+            number = overview.slots["v2"].values[0].split()[0]
+            named = listed.count("«")
+            assert number in (str(named), NUMERALS[named], {2: "две"}.get(named)), (number, listed)
+            counted += 1
+    assert counted > 100
+
+
+def test_foreign_names_are_also_asked_for_in_russian_letters() -> None:
+    assert "".join(SPELLED[letter] for letter in "zulex") == "зулекс"
+    scene, [catalogue, *_] = Scene(Corpus(5), 1, level=1.0), catalogues(held_out=False, english=False)
+    things = [scene._new_thing(catalogue, catalogue.names[0], []) for _ in range(200)]
+    foreign = [thing for thing in things if re.search("[A-Za-z]", thing.teller.name)]
+    assert foreign
+    assert all(re.fullmatch("[^a-z]+", thing.calls[1]) for thing in foreign)

@@ -34,9 +34,9 @@ def tokenizer() -> Any:
     return build_tokenizer(700, seed=1)
 
 
-def run(folder: Path, tokens: int) -> Run:
+def run(folder: Path, tokens: int, *more: str, recipe: Recipe = SMALL) -> Run:
     arguments = ["--out", f"{folder}/out", "--work", f"{folder}/work", "--tokens", str(tokens), "--no-bf16"]
-    made = Run(parse_args(arguments), SMALL)
+    made = Run(parse_args([*arguments, *more]), recipe)
     made.train()
     return made
 
@@ -59,6 +59,24 @@ def test_a_run_goes_on_where_it_was_stopped_and_publishes_a_qwen2_model(tmp_path
         f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n"
         "<|im_start|>user\nКонтекст:\n[1] Текст.\n\nВопрос: Вопрос?<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def test_a_run_can_begin_with_the_weights_of_another(tmp_path: Path) -> None:
+    first = run(tmp_path / "first", 1)
+    start = ("--start", str(tmp_path / "first" / "out"))
+    other = replace(SMALL, seed=8)
+    begun = Run(parse_args(["--out", f"{tmp_path}/o", "--work", f"{tmp_path}/w", *start]), other)
+    for name, weight in first.model.state_dict().items():
+        assert torch.allclose(begun.model.state_dict()[name], weight, atol=0.01), name
+    assert begun.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+    gone_on = run(tmp_path / "second", 1, *start, recipe=other)
+    again = Run(parse_args(["--out", f"{tmp_path}/o", "--work", f"{tmp_path}/second/work", *start]), other)
+    for name, weight in gone_on.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], weight), "the checkpoint counts, not where it began"
+    with pytest.raises(SystemExit, match="another recipe"):
+        run(tmp_path / "second", 1)
+    with pytest.raises(SystemExit):
+        parse_args(["--out", str(tmp_path), "--start", str(tmp_path)])
 
 
 def test_digits_are_tokens_of_their_own_and_any_text_survives(tokenizer: Any) -> None:
