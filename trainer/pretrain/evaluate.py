@@ -1,9 +1,9 @@
 """Measure the tiny base model as it is served: 4-bit NF4, greedy, on what training never showed.
 
-Three sources of cases: the generator of the training text, with names, numbers, templates, whole domains or whole texts
-that training never saw, among these companies with several things of one kind; cases written by hand (``by_hand``: looked at while the training text was written, so the next
-figure tells more; ``by_hand_2``: by somebody else, kept for measuring); and the questions of the sample CSV, asked
-without passages: a base model must not know their answers.
+Three sources of cases: the generator of the training text, with names, numbers, templates, whole domains, whole texts
+or companies that training never saw; cases written by hand (``by_hand``: looked at while the training text was written,
+so the next figure tells more; ``by_hand_2``: by somebody else, kept for measuring); and the questions of the sample
+CSV, asked without passages: a base model must not know their answers.
 """
 
 import argparse
