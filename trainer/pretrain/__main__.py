@@ -1,10 +1,11 @@
 """Train the bundled tiny base model: tokenizer, model, loss log, checkpoints.
 
-The loss is on every token first (with the loss on the answers alone, a model of this size does not learn to copy), and
-on the answers at the end, where the linear weights are also rounded to NF4 in the forward pass, as they are served.
+The loss is on every token first (with the loss on the answers alone, a model of this size does not learn to copy), then
+mostly on the answers; at the end the linear weights are rounded to NF4 in the forward pass, as they are served.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -67,7 +68,7 @@ class Recipe:
     widen_from: float = 0.2  # until here one or two short passages: copying has to be learned first
     widen_to: float = 0.6
     answers_from: float = 0.1  # from here mostly the answers count: nobody can guess what passages hold
-    start_weight: float = 5.0  # of the first tokens of an answer: they choose the sentence, the others copy it
+    start_weight: float = 5.0  # of the first tokens of an answer: they choose the value, the others copy it
     start_tokens: int = 4
     language_share: float = 0.25  # of the chats whose other tokens go on counting a little, so that the language stays
     language_weight: float = 0.2
@@ -386,7 +387,9 @@ def publish(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=".publish-"))
     try:
-        model.save_pretrained(temporary, state_dict={k: w.to(torch.bfloat16) for k, w in model.state_dict().items()})
+        # Once converted, the head is no longer seen to be the embedding, and would be stored again.
+        weights = {key: w.to(torch.bfloat16) for key, w in model.state_dict().items() if key != "lm_head.weight"}
+        model.save_pretrained(temporary, state_dict=weights)
         # save_pretrained writes down the precision of the model in memory, not of the file.
         config = temporary / "config.json"
         config.write_text(config.read_text().replace('"dtype": "float32"', '"dtype": "bfloat16"'))
@@ -399,7 +402,7 @@ def publish(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
 
 
 def save_checkpoint(
-    work: Path, model: Any, optimizers: list[torch.optim.Optimizer], progress: Progress, recipe: Recipe
+    work: Path, model: Any, optimizers: list[torch.optim.Optimizer], progress: Progress, origin: dict[str, Any]
 ) -> None:
     """Write the checkpoint beside the old one, then rename."""
     temporary = work / "checkpoint.tmp"
@@ -408,24 +411,34 @@ def save_checkpoint(
             "model": model.state_dict(),
             "optimizers": [o.state_dict() for o in optimizers],
             "progress": asdict(progress),
-            "recipe": asdict(recipe),
+            "origin": origin,
         },
         temporary,
     )
     os.replace(temporary, work / "checkpoint.pt")
 
 
-def load_checkpoint(work: Path, model: Any, optimizers: list[torch.optim.Optimizer], recipe: Recipe) -> Progress:
+def digest(file: Path) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def load_checkpoint(
+    work: Path, model: Any, optimizers: list[torch.optim.Optimizer], origin: dict[str, Any]
+) -> Progress:
     """Continue from the checkpoint in ``work``, or start.
 
+    Args:
+        origin: the recipe, and the digest of the weights that the run began with.
+
     Raises:
-        SystemExit: the checkpoint is of another recipe.
+        SystemExit: the checkpoint is of a run that began otherwise.
     """
     if not (work / "checkpoint.pt").exists():
         return Progress()
     saved = torch.load(work / "checkpoint.pt", weights_only=True)
-    if saved["recipe"] != asdict(recipe):
-        raise SystemExit(f"{work} holds a run of another recipe: go on as it began (--start), or give another --work")
+    if saved.get("origin") != origin:
+        raise SystemExit(f"{work} holds a run that began otherwise: give the same --start, or another --work")
     model.load_state_dict(saved["model"])
     for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(state)
@@ -487,12 +500,15 @@ class Run:
             start = AutoModelForCausalLM.from_pretrained(args.start, dtype=torch.float32)
             self.model.load_state_dict(start.state_dict())
         self.optimizers = build_optimizers(self.model, recipe)
-        self.progress = load_checkpoint(args.work, self.model, self.optimizers, recipe)
+        self.origin = asdict(recipe) | {"start": digest(args.start / "model.safetensors") if args.start else ""}
+        self.progress = load_checkpoint(args.work, self.model, self.optimizers, self.origin)
         self.saved = self.published = self.shown = time.monotonic()
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         path = self.args.work / "tokenizer"
-        if not path.exists():
+        if not (self.args.work / "checkpoint.pt").exists():  # what a run without one has left is nobody's
+            shutil.rmtree(path, ignore_errors=True)
+            (self.args.work / "loss.jsonl").unlink(missing_ok=True)
             begun_from = self.args.start and PreTrainedTokenizerFast.from_pretrained(self.args.start)
             (begun_from or build_tokenizer(self.recipe.vocabulary, self.recipe.seed)).save_pretrained(path)
         return PreTrainedTokenizerFast.from_pretrained(path)
@@ -514,7 +530,7 @@ class Run:
                     if self.done() >= 1:
                         break
                 self.progress.pool += 1
-        save_checkpoint(self.args.work, self.model, self.optimizers, self.progress, self.recipe)
+        save_checkpoint(self.args.work, self.model, self.optimizers, self.progress, self.origin)
         publish(self.model, self.tokenizer, self.args.out)
         if (self.args.work / "loss.jsonl").exists():
             plot_losses(self.args.work / "loss.jsonl", self.args.out / "loss.png")
@@ -540,7 +556,7 @@ class Run:
         if progress.step % 40 == 0:
             self._log(done, loss, tokens / (now - started), bar)
         if now - self.saved > 60 * self.args.save_every:
-            save_checkpoint(self.args.work, self.model, self.optimizers, progress, self.recipe)
+            save_checkpoint(self.args.work, self.model, self.optimizers, progress, self.origin)
             self.saved = now
         if now - self.published > 60 * self.args.publish_every:
             publish(self.model, self.tokenizer, self.args.out)
@@ -570,7 +586,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m trainer.pretrain",
-        description="Train the bundled tiny base model from scratch, on text that this repository generates.",
+        description="Train the bundled tiny base model on text that this repository generates.",
         epilog="Example: nice -n 15 python -m trainer.pretrain --out models/asktwice-tiny "
         "--work /tmp/pretrain --minutes 120. "
         "Run the same command again to continue after a stop. "
@@ -610,6 +626,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="multiply in bf16; fast where the CPU has AVX512-BF16",
     )
     args = parser.parse_args(argv)
+    if args.start and not (args.start / "model.safetensors").is_file():
+        parser.error(f"--start: {args.start} holds no model.safetensors; give a folder that this command has made")
     if args.start and args.start.resolve() == args.out.resolve():
         parser.error(
             "--start and --out are the same folder: a run that is started again would begin from its own result"

@@ -277,7 +277,8 @@ class Example:
 class HeldOut:
     """Which parts of the text are those that training never shows.
 
-    With ``texts`` or ``catalogues`` there is nothing but whole texts, or things of one company, that it never shows.
+    With ``texts`` or ``catalogues`` there is nothing but whole texts, or things of one company, that it never shows;
+    with ``opposites`` nothing is asked but statements that it never shows.
     """
 
     names: bool = False
@@ -285,6 +286,7 @@ class HeldOut:
     domains: bool = False
     texts: bool = False
     catalogues: bool = False
+    opposites: bool = False
 
 
 @dataclass(slots=True)
@@ -389,6 +391,8 @@ class Scene:
         held_out = corpus.held_out
         kind = r.choices(("domain", "notices", "catalogue"), self._kinds(level))[0]
         self.domain = r.choices(corpus.domains, corpus.weights)[0]
+        while held_out.opposites and self.domain.english:
+            self.domain = r.choice(corpus.domains)
         if self.domain.english and kind == "catalogue" and r.random() < 0.8 and not held_out.catalogues:
             kind = "domain"  # there are too few English companies to be met so often
         whole = notices(held_out.texts, self.domain.english)
@@ -433,7 +437,7 @@ class Scene:
             texts.append(self._told(told))
             for fact in self.facts[known:]:
                 fact.passage = len(texts) - 1
-        if not self.domain.english and not corpus.probing:
+        if held_out.opposites or not (self.domain.english or corpus.probing):
             self._opposites(texts)
         self._leave_out(list({id(told): told for told in told_of if isinstance(told, Thing)}.values()))
         order = list(range(len(texts)))
@@ -794,8 +798,11 @@ class Scene:
     def _opposites(self, texts: list[str]) -> None:
         """Put sentences that say that something is so, or that it is not, into some of the texts."""
         r, held_out = self._rng, self._corpus.held_out
-        known = opposites(held_out.templates or held_out.domains or held_out.texts or held_out.catalogues)
+        known = opposites(held_out.opposites)
         number = r.choices((0, 1, 2), (1 - 0.5 * self._level, 0.4 * self._level, 0.1 * self._level))[0]
+        if held_out.opposites:
+            number = 1
+            self.facts.clear()
         told, other = r.sample(known, number), r.choice(known)
         for opposite in told:
             so, at = r.random() < 0.5, r.randrange(len(texts))
@@ -1110,7 +1117,8 @@ class Corpus:
     Args:
         seed: what makes two streams equal.
         held_out: which parts to take from what training never shows.
-        probing: for the evaluation: no typing errors, no questions of two parts, no invented stems.
+        probing: for the evaluation: no typing errors, no questions of two parts, no invented stems; statements with
+            opposites only where these are what is held out.
 
     >>> Corpus(1).example(0.5) == Corpus(1).example(0.5)
     True

@@ -46,6 +46,7 @@ TEMPLATES = HeldOut(names=True, templates=True)
 DOMAINS = HeldOut(names=True, templates=True, domains=True)
 TEXTS = HeldOut(names=True, texts=True)
 CATALOGUES = HeldOut(names=True, catalogues=True)
+OPPOSITES = HeldOut(names=True, opposites=True)
 # what is measured: what is held out, the mode, how many passages
 GENERATED: dict[str, tuple[HeldOut, str, tuple[int, ...]]] = {
     "new names: 1 passage": (NAMES, "answer", (1,)),
@@ -67,6 +68,7 @@ GENERATED: dict[str, tuple[HeldOut, str, tuple[int, ...]]] = {
     "new companies: 3 passages": (CATALOGUES, "answer", (3,)),
     "new companies: 5 passages": (CATALOGUES, "answer", (5,)),
     "new companies: fact missing": (CATALOGUES, "missing", (1, 2, 3)),
+    "new statements: yes or no": (OPPOSITES, "answer", (1,)),
 }
 GREETED = [pair[1] for pair in (*GREETINGS, *GREETINGS_EN, *SMALL_TALK)]
 FIXED = " ".join(

@@ -322,3 +322,11 @@ def test_foreign_names_are_also_asked_for_in_russian_letters() -> None:
     foreign = [thing for thing in things if re.search("[a-z]", thing.teller.name)]
     assert foreign
     assert all(re.fullmatch("[^a-z]+", thing.calls[1]) for thing in foreign)
+
+
+def test_statements_that_are_held_out_are_all_that_is_asked_with_them() -> None:
+    corpus = Corpus(6, HeldOut(names=True, opposites=True), probing=True)
+    kept = {q for opposite in opposites(held_out=True) for q in (*opposite.asked, *opposite.inverted)}
+    examples = [corpus.question(1) for _ in range(200)]
+    assert {example.value for example in examples} == {"Да", "Нет"}
+    assert all(any(example.question.lower().endswith(q.lower()) for q in kept) for example in examples)

@@ -10,6 +10,7 @@ from typing import Any
 import bitsandbytes.functional as bnb
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from contracts.prompts import SYSTEM_PROMPT, build_messages
@@ -48,7 +49,9 @@ def test_a_run_goes_on_where_it_was_stopped_and_publishes_a_qwen2_model(tmp_path
     records = [json.loads(line) for line in (tmp_path / "work" / "loss.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == sorted(r["step"] for r in records)
     assert records[-1]["answer_loss"] < records[0]["answer_loss"]
+    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors"), "it is the embedding"
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
     assert type(model).__name__ == "Qwen2ForCausalLM"
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     assert (tmp_path / "out" / "loss.png").stat().st_size > 1000
@@ -73,8 +76,11 @@ def test_a_run_can_begin_with_the_weights_of_another(tmp_path: Path) -> None:
     again = Run(parse_args(["--out", f"{tmp_path}/o", "--work", f"{tmp_path}/second/work", *start]), other)
     for name, weight in gone_on.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], weight), "the checkpoint counts, not where it began"
-    with pytest.raises(SystemExit, match="another recipe"):
+    with pytest.raises(SystemExit, match="began otherwise"):
         run(tmp_path / "second", 1)
+    run(tmp_path / "third", 1, recipe=replace(SMALL, seed=9))
+    with pytest.raises(SystemExit, match="began otherwise"):
+        run(tmp_path / "second", 1, "--start", str(tmp_path / "third" / "out"), recipe=other)
     with pytest.raises(SystemExit):
         parse_args(["--out", str(tmp_path), "--start", str(tmp_path)])
 
