@@ -502,7 +502,7 @@ class Run:
         self.optimizers = build_optimizers(self.model, recipe)
         self.origin = asdict(recipe) | {"start": digest(args.start / "model.safetensors") if args.start else ""}
         self.progress = load_checkpoint(args.work, self.model, self.optimizers, self.origin)
-        self.saved = self.published = self.shown = time.monotonic()
+        self.saved = self.published = time.monotonic()
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         path = self.args.work / "tokenizer"

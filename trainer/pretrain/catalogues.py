@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from trainer.pretrain.notices import Agreed, Notice, Slot, read_agreed, read_slots
-from trainer.pretrain.notices import read as read_notice
+from trainer.pretrain.notices import Agreed, Notice, Slot, read_agreed, read_notice, read_slots
 
 FOLDER = Path(__file__).parent / "catalogues"
 # What begins no item of a list: with it, the words of a list hang together.
@@ -69,7 +68,7 @@ def read(line: str) -> Catalogue:
         tuple(Both((both["slots"][0], both["slots"][1]), tuple(both["q"])) for both in raw["both"]),
         tuple((yes["text"], read_agreed(yes)) for yes in raw["yes"]),
         tuple(raw["missing"]),
-        tuple(read_notice(json.dumps(about | {"field": raw["field"]})) for about in raw["about"]),
+        tuple(read_notice(about, raw["field"]) for about in raw["about"]),
     )
 
 

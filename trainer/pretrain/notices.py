@@ -86,12 +86,11 @@ def read_agreed(raw: dict[str, Any]) -> Agreed:
     return Agreed(raw["sentence"], raw["answer"], tuple(raw["q"]))
 
 
-def read(line: str) -> Notice:
-    """Read one line."""
-    raw = json.loads(line)
+def read_notice(raw: dict[str, Any], field: str) -> Notice:
+    """Read a text of this field of life."""
     return Notice(
-        raw["field"],
-        raw["field"].endswith("(en)"),
+        field,
+        field.endswith("(en)"),
         tuple(raw["sentences"]),
         read_slots(raw["facts"]),
         tuple(read_agreed(yes) for yes in raw.get("yes", ())),
@@ -103,9 +102,9 @@ def read(line: str) -> Notice:
 def notices(held_out: bool, english: bool) -> tuple[Notice, ...]:
     """The texts of the training, or those that are kept for the evaluation: every eighth of a file."""
     every = [
-        (at % 8 == 7, read(line))
+        (at % 8 == 7, read_notice(raw, raw["field"]))
         for file in sorted(FOLDER.glob("*.jsonl"))
-        for at, line in enumerate(file.read_text(encoding="utf-8").splitlines())
+        for at, raw in enumerate(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
     ]
     return tuple(notice for kept, notice in every if kept == held_out and notice.english == english)
 
