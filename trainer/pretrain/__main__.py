@@ -26,7 +26,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from contracts.prompts import SYSTEM_PROMPT
-from trainer.pretrain.corpus import AGREED, UNKNOWN, UNKNOWN_EN, Corpus, Example, texts
+from trainer.pretrain.corpus import AGREED, UNKNOWN_BEGINS, Corpus, Example, texts
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -81,7 +81,7 @@ class Recipe:
 
 
 CONTINUED = Recipe(
-    learning_rate=2e-3, adam_learning_rate=2e-3, widen_from=-1.0, widen_to=0.0, answers_from=0.0, seed=8
+    learning_rate=2e-3, adam_learning_rate=2e-3, widen_from=-1.0, widen_to=0.0, answers_from=0.0, seed=9
 )  # of a run that starts from a trained model: everything is asked from the first step, other text is drawn
 
 
@@ -268,7 +268,7 @@ class Batches:
                 start = len(row.ids) + len(asked_piece[1].ids)
                 if not example.raw:
                     row.starts.append(start)
-                    if turn.answer in (UNKNOWN, UNKNOWN_EN):
+                    if turn.answer.startswith(UNKNOWN_BEGINS):
                         # Where nothing tells it, the heads are to rest on the mark that opens the answer.
                         mark = max(at for at, token in enumerate(asked_piece[1].tokens) if token == SPECIAL[1])
                         row.choices += [(start + said, len(row.ids) + mark) for said in range(4)]

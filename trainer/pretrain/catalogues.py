@@ -14,7 +14,10 @@ from trainer.pretrain.notices import Agreed, Notice, Slot, read_agreed, read_not
 
 FOLDER = Path(__file__).parent / "catalogues"
 # What begins no item of a list: with it, the words of a list hang together.
-NO_ITEM = "в|во|на|с|со|по|из|для|от|до|к|без|за|или|а|но|не|что|чтобы|как|on|in|at|from|with|for|by|to|of|or"
+NO_ITEM = (
+    "в|во|на|с|со|по|из|для|от|до|к|без|за|о|об|про|у|при|под|над|или|а|но|не|что|чтобы|как|один|снаружи|"
+    "on|in|at|from|with|for|by|to|of|or"
+)
 HELD_OUT_FILES = ("products", "events")
 
 
@@ -31,6 +34,26 @@ class Both:
     """Questions that ask for two slots at once."""
 
     slots: tuple[str, str]
+    asked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Things that are akin, told of in one list.
+
+    Attributes:
+        unit: what they are, after 1, 2 and 5.
+        whom: for whom each is, in the order of the names.
+        told: sentences with ``{list}`` and, some of them, ``{number}``.
+        more: sentences that may follow.
+        asked: questions for the whole list.
+    """
+
+    unit: tuple[str, str, str]
+    names: tuple[str, ...]
+    whom: tuple[str, ...]
+    told: tuple[str, ...]
+    more: tuple[str, ...]
     asked: tuple[str, ...]
 
 
@@ -54,6 +77,7 @@ class Catalogue:
     agreed: tuple[tuple[int, Agreed], ...]
     missing: tuple[str, ...]
     about: tuple[Notice, ...]
+    groups: tuple[Group, ...]
 
 
 def read(line: str) -> Catalogue:
@@ -69,6 +93,11 @@ def read(line: str) -> Catalogue:
         tuple((yes["text"], read_agreed(yes)) for yes in raw["yes"]),
         tuple(raw["missing"]),
         tuple(read_notice(about, raw["field"]) for about in raw["about"]),
+        tuple(
+            Group((one, two, five), *(tuple(group[key]) for key in ("names", "whom", "told", "more", "q")))
+            for group in raw.get("groups", ())
+            for one, two, five in [group["unit"]]
+        ),
     )
 
 
@@ -82,6 +111,7 @@ def items(values: tuple[str, ...]) -> tuple[str, ...]:
     every = tuple(dict.fromkeys(item for parts in lists for item in parts))
     words = re.compile(rf"(?!(?:{NO_ITEM}) )[А-Яа-яёA-Za-z -]+")
     plain = all(len(parts) > 1 for parts in lists) and all(words.fullmatch(item) for item in every)
+    plain = plain and not any(joint in value for value in values for joint in (" или ", " or "))
     return every if plain and all(len(item.split()) < 4 for item in every) else ()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from contracts.prompts import Message, build_messages
-from trainer.pretrain.catalogues import Catalogue, Name, catalogues, items
+from trainer.pretrain.catalogues import Catalogue, Group, Name, catalogues, items
 from trainer.pretrain.domains import Domain, Relation, domains, is_named, placeholders
 from trainer.pretrain.notices import Notice, Slot, notices, opposites
 from trainer.pretrain.phrases import (
@@ -28,8 +28,38 @@ from trainer.pretrain.phrases import (
 )
 from trainer.pretrain.words import NUMERALS, EnglishWords, Words, plural
 
-UNKNOWN = "К сожалению, я не знаю ответа на этот вопрос. Оставьте заявку, и менеджер вам поможет."
-UNKNOWN_EN = "Sorry, I do not know the answer to this question. Leave a request, and a manager will help you."
+# What is said where the answer is not known: what was asked for by its sort, so that the question has to be understood.
+UNKNOWN = "К сожалению, я не знаю{}. Оставьте заявку, и менеджер вам поможет."
+UNKNOWN_EN = "Sorry, I do not know {}. Leave a request, and a manager will help you."
+UNKNOWN_BEGINS = tuple(said.partition("{")[0] for said in (UNKNOWN, UNKNOWN_EN))
+ASKED_FOR = {
+    "": " ответа на этот вопрос",
+    "price": ", сколько это стоит",
+    "duration": ", сколько времени это занимает",
+    "date": ", какого это числа",
+    "time": ", во сколько это",
+    "hours": ", в какие это часы",
+    "phone": " номера телефона",
+    "address": " адреса",
+    "email": " адреса почты",
+    "site": " адреса сайта",
+    "percent": ", сколько это процентов",
+    "person": ", кто это",
+    "count": ", сколько их",
+    "year": ", в каком это году",
+    "city": ", какой это город",
+}
+ASKED_FOR_EN = {
+    "": "the answer to this question",
+    "price": "what it costs",
+    "duration": "how long it takes",
+    "date": "on which day it is",
+    "time": "at what time it is",
+    "phone": "the phone number",
+    "address": "the address",
+    "person": "who it is",
+    "count": "how many there are",
+}
 CALLS = (
     "Записывайтесь прямо сейчас!",
     "Оставьте заявку, и менеджер вам поможет.",
@@ -39,11 +69,17 @@ CALLS = (
     "Будем рады вам помочь!",
 )
 CALLS_EN = ("Sign up today!", "Join us!", "Leave a request, and a manager will help you.")
+# Of a question that no text answers, the sort is not written down; what these ask for is plain.
+PLAINLY_ASKED = {
+    "price": r"сколько (это )?(стоит|стоят|будет стоить)|поч[её]м|как(ая|ова|ую) (цен|стоимост)|обойд[её]тся"
+    r"|how much|price",
+    "duration": r"сколько (времени|длится|длятся)|как долго|какой срок|how long",
+}
 LONGEST_ANSWER = 150  # characters: some 60 tokens of text that is not ours
 LONGEST_SENTENCE = 140
 FIRST_ATTRIBUTE, FIRST_ITEM = 1000, 2000  # relations from here on are attributes, items of a price list
 NOTICES = 0.35  # share of the scenes, once they are wide, that are whole texts written by hand
-CATALOGUES = 0.33  # and of those that are several things of one company
+CATALOGUES = 0.37  # and of those that are several things of one company
 # Questions for what a thing is: any text about it may be taken for the answer, so none is ever missing.
 DESCRIBED = (
     r"^(что такое|что за|расскажи|опиши|объясни|поясни|чему|tell me|what is \{name\})|это что|что это|о чём|про что"
@@ -106,7 +142,6 @@ ANYONES = frozenset(("phone", "address", "email", "site", "hours"))  # asked wit
 CONTACTS = (
     r"телефон|позвон|связ|номер|адрес|наход|куда|сайт|почт|пис|работа|откр|phone|call|address|where|site|mail|open"
 )
-NAMED = "named"  # the sort of a left-out question that says whose fact it asks for
 WIDE = 0.5  # from this level on there are price lists and words that are not Russian
 # How a value is said, by its sort: a frame that needs no inflection, then the value as the passage writes it.
 SAID = dict.fromkeys(("price", "duration", "date", "person", "percent", "number", "free"), "Это {v}.") | {
@@ -252,6 +287,7 @@ class Example:
         offset: where in that sentence to look for the value.
         second: what the other half of the answer is read from, where the question asks for two things.
         further: more questions over the same passages; training alone uses them.
+        sort: the kind of value that is asked for, where it is known.
     """
 
     question: str
@@ -266,6 +302,7 @@ class Example:
     offset: int = 0
     second: "Example | None" = None
     further: tuple["Example", ...] = ()
+    sort: str = ""
 
     def messages(self, system: str) -> list[Message]:
         """The chat to complete, without a system message where ``system`` is empty."""
@@ -287,6 +324,15 @@ class HeldOut:
     texts: bool = False
     catalogues: bool = False
     opposites: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A question that a list or a text leaves open: for which sort of value, and whether it says of what."""
+
+    question: str
+    sort: str = ""
+    named: bool = False
 
 
 @dataclass(slots=True)
@@ -317,6 +363,17 @@ class Fact:
         return id(self.subject), self.relation
 
 
+def unknown(sort: str, english: bool) -> str:
+    """What is answered where the value of this sort is not known.
+
+    >>> unknown("price", english=False)
+    'К сожалению, я не знаю, сколько это стоит. Оставьте заявку, и менеджер вам поможет.'
+    """
+    if english:
+        return UNKNOWN_EN.format(ASKED_FOR_EN.get(sort, ASKED_FOR_EN[""]))
+    return UNKNOWN.format(ASKED_FOR.get(sort, ASKED_FOR[""]))
+
+
 def _cap(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -341,6 +398,7 @@ class Subject:
 
     def told(self, template: str, value: str = "") -> str:
         """A sentence of a passage."""
+        template = self.words.varied(template)
         forms = self._forms(self._quotes.format(self.name), bare=self._rng.random() < 0.3)
         forms.update(dict.fromkeys(set(placeholders(template)) - forms.keys(), value))
         return _cap(template.format(**forms)).replace("..", ".")
@@ -429,7 +487,7 @@ class Scene:
         self._first = True
         self._listed: list[Fact] = []  # of a price list and the like
         self._asked_of: dict[int, tuple[str, ...]] = {}  # how these are asked
-        self._left_out: list[tuple[str, str]] = []  # sort and question of what a list or a text leaves out
+        self._left_out: list[LeftOut] = []
         self._asked_together: list[tuple[Fact, Fact, tuple[str, ...]]] = []
         texts: list[str] = []
         for told in told_of:
@@ -488,6 +546,15 @@ class Scene:
         if sort == "count":
             return sort, self.words.count(relation.unit)
         return sort, str(getattr(self.words, sort)())
+
+    def _sort(self, domain: Domain, index: int) -> str:
+        """The kind of value that questions for the relation ask for."""
+        if index >= FIRST_ATTRIBUTE:
+            return "free"
+        relation = domain.relations[index]
+        if relation.yes:
+            return "yes"
+        return next((p for p in placeholders(relation.sentences(held_out=False)[0]) if p not in "NGAL"), "")
 
     def _fact(self, subject: Subject, index: int) -> Fact:
         """Tell a relation of the thing's domain, -1 for what the thing is."""
@@ -608,11 +675,12 @@ class Scene:
         """A text written by hand, some of its sentences left out."""
         r = self._rng
         teller = Subject(self.words, self.domain, self.words.name(()))
-        kept = [at for at in range(len(notice.sentences)) if r.random() < 0.4 + 0.45 * self._level]
+        kept = [at for at in range(len(notice.sentences)) if at < notice.fixed or r.random() < 0.4 + 0.45 * self._level]
         kept = kept or [r.randrange(len(notice.sentences))]
         values = self._drawn({"name": teller.name}, notice.slots)
         text = []
-        for at, template in enumerate(notice.sentences):
+        for at, written in enumerate(notice.sentences):
+            template = self.words.varied(written)
             sentence = _cap(template.format(**values)).replace("..", ".")
             if at in kept:
                 text.append(sentence)
@@ -620,7 +688,7 @@ class Scene:
                 slot = notice.slots[name]
                 asked = tuple(q.format(**values) for q in slot.asked)
                 if at not in kept:
-                    self._left_out += [(slot.sort, question) for question in asked]
+                    self._left_out += [LeftOut(question, slot.sort) for question in asked]
                     continue
                 fact = self._extra(teller, sentence, values[name], slot.sort, asked)
                 before = template[: template.index(f"{{{name}}}")].format(**values)
@@ -631,7 +699,7 @@ class Scene:
                 sentence = text[kept.index(agreed.sentence)]
                 asked = tuple(q.format(**values) for q in agreed.asked)
                 self.facts.append(self._extra(teller, sentence, agreed.answer, "yes", asked))
-        self._left_out += [("", question.format(**values)) for question in notice.missing]
+        self._left_out += [LeftOut(question.format(**values)) for question in notice.missing]
         return " ".join(text)
 
     def _drawn(self, values: dict[str, str], slots: dict[str, Slot]) -> dict[str, str]:
@@ -667,6 +735,8 @@ class Scene:
 
     def _overview(self, catalogue: Catalogue) -> Notice:
         """A text that lists the company's things."""
+        if catalogue.groups and not self._corpus.held_out.names and self._rng.random() < 0.6:
+            return self._group(catalogue, self._rng.choice(catalogue.groups))
         r, texts = self._rng, " ".join(sentence for text in catalogue.texts for sentence in text).lower()
         one, few, many, every = next(
             forms for forms in OVERVIEW_NOUNS if re.search(rf"\b{forms[0][:5]}\w* «{{name}}»", texts) or not forms[0]
@@ -694,7 +764,27 @@ class Scene:
         if "{v2}" in told:
             slots["v2"] = Slot("v", (number,), (), (f"Сколько у вас {many}?", f"Сколько всего {many}?"))
         more = r.sample(OVERVIEW_MORE, r.choice((0, 1, 1, 2)))
-        return Notice(catalogue.field, False, (told, *(text.format(e=every) for text in more)), slots, (), ())
+        return Notice(catalogue.field, False, (told, *(text.format(e=every) for text in more)), slots, (), (), fixed=1)
+
+    def _group(self, catalogue: Catalogue, group: Group) -> Notice:
+        """A text that lists things of the company that are akin."""
+        r = self._rng
+        things = r.sample(list(zip(group.names, group.whom, strict=True)), r.randint(2, len(group.names)))
+        self._overviewed.update(name for name, _ in things)
+        with_whom = r.random() < 0.5
+        names = [f"«{name}» {whom}" if with_whom else f"«{name}»" for name, whom in things]
+        while len(names) > 2 and len(", ".join(names)) > LONGEST_LIST:
+            names.pop()
+        listed, number = ", ".join(names[:-1]) + f" и {names[-1]}", plural(len(names), group.unit)
+        if group.unit[0][-1] not in "аяьоеё" and r.random() < 0.7:  # numerals of the masculine
+            number = f"{NUMERALS[len(names)]} {group.unit[1 if len(names) < 5 else 2]}"
+        told = r.choice(group.told).replace("{list}", "{v1}").replace("{number}", "{v2}")
+        slots = {"v1": Slot("v", (listed,), (), group.asked)}
+        if "{v2}" in told:
+            many = group.unit[2]
+            slots["v2"] = Slot("v", (number,), (), (f"Сколько у вас таких {many}?", f"Сколько всего {many}?"))
+        more = r.sample(group.more, r.randint(0, len(group.more)))
+        return Notice(catalogue.field, False, (told, *more), slots, (), (), fixed=1)
 
     def _akin(self, number: int) -> list[str]:
         """Names that share a word."""
@@ -714,7 +804,7 @@ class Scene:
         things: list[Thing] = []
         for _ in range(passages):
             roll, last = r.random(), things[-1] if things else None
-            if roll < 0.07 and not catalogue.english and not self._corpus.held_out.catalogues:
+            if roll < 0.1 and not catalogue.english and not self._corpus.held_out.catalogues:
                 told_of.append(self._overview(catalogue))
             elif roll < 0.24 and about:
                 told_of.append(about.pop())
@@ -753,7 +843,7 @@ class Scene:
         kept = [at for at in range(len(text)) if at == 0 or r.random() < 0.5 + 0.4 * self._level]
         told: dict[int, str] = {}
         for at in kept:
-            template = text[at]
+            template = self.words.varied(text[at])
             told[at] = sentence = _cap(template.format(**values)).replace("..", ".")
             for name in [name for name in placeholders(template) if name != "name" and name not in thing.told]:
                 slot = thing.catalogue.slots[name]
@@ -776,8 +866,8 @@ class Scene:
             catalogue = thing.catalogue
             for name, slot in catalogue.slots.items():
                 if name not in thing.told and not re.search(DESCRIBED, slot.asked[0].lower()):
-                    self._left_out += [(NAMED, question) for question in thing.asked(slot.asked, r)]
-            self._left_out += [(NAMED, question) for question in thing.asked(catalogue.missing, r)]
+                    self._left_out += [LeftOut(asked, slot.sort, named=True) for asked in thing.asked(slot.asked, r)]
+            self._left_out += [LeftOut(asked, named=True) for asked in thing.asked(catalogue.missing, r)]
             for both in catalogue.both:
                 first, second = (thing.told.get(slot) for slot in both.slots)
                 if first and second:
@@ -793,7 +883,7 @@ class Scene:
         if absent:
             other = self._new_thing(catalogue, r.choice(absent), things)
             slots = r.sample(list(catalogue.slots.values()), 4)
-            self._left_out += [(NAMED, question) for slot in slots for question in other.asked(slot.asked, r)]
+            self._left_out += [LeftOut(q, slot.sort, named=True) for slot in slots for q in other.asked(slot.asked, r)]
 
     def _opposites(self, texts: list[str]) -> None:
         """Put sentences that say that something is so, or that it is not, into some of the texts."""
@@ -806,14 +896,14 @@ class Scene:
         told, other = r.sample(known, number), r.choice(known)
         for opposite in told:
             so, at = r.random() < 0.5, r.randrange(len(texts))
-            sentence = r.choice(opposite.yes if so else opposite.no)
+            sentence = self.words.varied(r.choice(opposite.yes if so else opposite.no))
             texts[at] = r.choice(("{0} {1}", "{0} {1}", "{1} {0}")).format(texts[at], sentence)
             teller = Subject(self.words, self.domain, self.words.name(()))
             for asked, agreed in ((opposite.asked, so), (opposite.inverted, not so)):
                 self.facts.append(self._extra(teller, sentence, "Да" if agreed else "Нет", "yes", asked))
                 self.facts[-1].passage = at
         if told and other not in told:
-            self._left_out.append(("", r.choice(r.choice((other.asked, other.inverted)))))
+            self._left_out.append(LeftOut(r.choice(r.choice((other.asked, other.inverted)))))
 
     def _items(self, subject: Subject) -> str:
         """Things of a price list or a timetable."""
@@ -824,7 +914,7 @@ class Scene:
         for item in items[1:]:
             value = str(getattr(self.words, sort)())
             self._list(subject, template.format(i=item, v=value), value, sort, (r.choice(asked).format(i=item),))
-        self._left_out.append((sort, r.choice(asked).format(i=items[0])))
+        self._left_out.append(LeftOut(r.choice(asked).format(i=items[0]), sort))
         return self._row()
 
     def _variants(self, subject: Subject) -> str:
@@ -842,7 +932,7 @@ class Scene:
             asked = tuple(self._asked_as(name, frames) for name in variant.asked)
             self._list(subject, told, value, sort, asked)
         rest = [variant for variant in variants if variant not in chosen]
-        self._left_out += [(sort, self._asked_as(name, frames)) for variant in rest for name in variant.asked]
+        self._left_out += [LeftOut(self._asked_as(name, frames), sort) for other in rest for name in other.asked]
         return self._row()
 
     def _asked_as(self, name: str, frames: Sequence[str]) -> str:
@@ -868,7 +958,9 @@ class Scene:
             else:
                 value = str(getattr(self.words, sort)())
             self._list(subject, template.format(n=detail.noun, v=value), value, sort, asked)
-        self._left_out += [(chosen[at].sort, question) for at in (0, 1) for question in questions[at]]
+        for detail, asked in zip(chosen[:2], questions[:2], strict=True):
+            sort = "count" if ":" in detail.sort else "v" if ";" in detail.sort else detail.sort
+            self._left_out += [LeftOut(question, sort) for question in asked]
         return self._row()
 
     def _row(self) -> str:
@@ -1017,7 +1109,8 @@ class Scene:
             return None
         kind = f"{fact.subject.domain.name} {fact.relation}"
         rivals = tuple(rival for rival in self._rivals(fact) if rival not in answer)
-        made = self._finished(question, answer, fact.value, rivals, kind, fact.subject.domain.english)
+        sort = "" if second else fact.sort
+        made = self._finished(question, answer, fact.value, rivals, kind, fact.subject.domain.english, sort)
         other = self._shown(Example("", (), ""), second) if second else None
         return replace(self._shown(made, fact), second=other)
 
@@ -1051,22 +1144,25 @@ class Scene:
         anyones = {fact.sort for fact in self.facts} & ANYONES
         answered = {question.lower() for fact in self._asked_of.values() for question in fact}
         left_out = [
-            question
-            for sort, question in self._left_out
-            if sort not in anyones
-            and question.lower() not in answered
-            and not (anyones and sort == "" and re.search(CONTACTS, question.lower()))
+            left
+            for left in self._left_out
+            if (left.named or left.sort not in anyones)
+            and left.question.lower() not in answered
+            and not (anyones and not left.named and left.sort == "" and re.search(CONTACTS, left.question.lower()))
         ]
         if left_out and (roll < 0.35 or not self.subjects):  # of something that a list or a text leaves out
-            question = _cap(r.choice(left_out))
-            return self._finished(question, "", "", (), "missing", self.domain.english)
+            left = r.choice(left_out)
+            plain = [sort for sort, words in PLAINLY_ASKED.items() if re.search(words, left.question.lower())]
+            sort = left.sort or next(iter(plain), "")
+            return self._finished(_cap(left.question), "", "", (), "missing", self.domain.english, sort)
         # Texts that name nothing and leave nothing out: of a thing that they do not speak of.
         subject = r.choice(self.subjects) if self.subjects else self._subject(self.domain)
+        asked_of = subject
         if roll < 0.4:  # of a thing that no passage names
             absent = self._subject(subject.domain)
             told = [f.relation for f in self.facts if f.subject.domain is subject.domain and f.relation < FIRST_ITEM]
             index = r.choice(told) if told and r.random() < 0.85 else r.randrange(len(subject.domain.relations))
-            question = self._question(absent, index, named=True)
+            question, asked_of = self._question(absent, index, named=True), absent
         elif roll < 0.85:  # what no passage tells of this thing
             mine = {fact.relation for fact in self.facts if fact.subject is subject}
             rest = [index for index in range(len(subject.domain.relations)) if index not in mine]
@@ -1079,9 +1175,10 @@ class Scene:
             domain = r.choice([d for d in self._corpus.domains if d.english == self.domain.english])
             if domain in {s.domain for s in self.subjects}:
                 return self.unanswered()
-            index = r.randrange(len(domain.relations))
-            question = self._question(self._subject(domain), index, named=r.random() < 0.5)
-        return self._finished(question, "", "", (), "missing", self.domain.english)
+            index, asked_of = r.randrange(len(domain.relations)), self._subject(domain)
+            question = self._question(asked_of, index, named=r.random() < 0.5)
+        sort = self._sort(asked_of.domain, index)
+        return self._finished(question, "", "", (), "missing", self.domain.english, sort)
 
     def _finished(
         self,
@@ -1091,9 +1188,11 @@ class Scene:
         rivals: tuple[str, ...],
         kind: str,
         english: bool,
+        sort: str = "",
     ) -> Example:
         """Greet, mistype, close with a call to action."""
         r = self._rng
+        question = self.words.varied(question, asked=True)
         question, value = self._estranged(question), self._estranged(value)
         answer = self._estranged(answer)
         rivals = tuple(self._estranged(rival) for rival in rivals)
@@ -1105,10 +1204,10 @@ class Scene:
             )
         question = self._corpus.noise(question)
         if not answer:
-            return Example(question, self.passages, UNKNOWN_EN if english else UNKNOWN, "", rivals, kind)
+            return Example(question, self.passages, unknown(sort, english), "", rivals, kind, sort=sort)
         call = f" {r.choice(CALLS_EN if english else CALLS)}" if self._first else ""
         self._first = False  # in a chat the call is not repeated with every answer
-        return Example(question, self.passages, f"{greeting[1]}{answer}{call}", value, rivals, kind)
+        return Example(question, self.passages, f"{greeting[1]}{answer}{call}", value, rivals, kind, sort=sort)
 
 
 class Corpus:
@@ -1128,7 +1227,7 @@ class Corpus:
         self.rng = random.Random(f"asktwice-{seed}")
         self.held_out = held_out or HeldOut()
         self.probing = probing
-        self.words = Words(self.rng, self.held_out.names)
+        self.words = Words(self.rng, self.held_out.names, synonyms=not probing)
         self.english = EnglishWords(self.rng, self.held_out.names)
         self.domains = domains(self.held_out.domains)
         english = sum(domain.english for domain in self.domains)
@@ -1163,7 +1262,7 @@ class Corpus:
         if mode == "empty":
             example = self._drawn(Scene(self, 1, level), "answer")
             english = example.kind.split()[0].endswith("_en")
-            return Example(example.question, (), UNKNOWN_EN if english else UNKNOWN, kind="empty")
+            return Example(example.question, (), unknown(example.sort, english), kind="empty", sort=example.sort)
         return self._drawn(Scene(self, passages, level), mode)
 
     def _drawn(self, scene: Scene, mode: str) -> Example:

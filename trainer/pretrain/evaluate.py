@@ -24,6 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from contracts.prompts import SYSTEM_PROMPT
 from trainer.pretrain.corpus import (
     AGREED,
+    ASKED_FOR,
+    ASKED_FOR_EN,
     CALLS,
     CALLS_EN,
     GREETINGS,
@@ -31,11 +33,10 @@ from trainer.pretrain.corpus import (
     SAID,
     SAID_EN,
     SMALL_TALK,
-    UNKNOWN,
-    UNKNOWN_EN,
     Corpus,
     Example,
     HeldOut,
+    unknown,
 )
 
 MAX_TOKENS = 60
@@ -71,9 +72,8 @@ GENERATED: dict[str, tuple[HeldOut, str, tuple[int, ...]]] = {
     "new statements: yes or no": (OPPOSITES, "answer", (1,)),
 }
 GREETED = [pair[1] for pair in (*GREETINGS, *GREETINGS_EN, *SMALL_TALK)]
-FIXED = " ".join(
-    [*CALLS, *CALLS_EN, UNKNOWN, UNKNOWN_EN, *GREETED, *SAID.values(), *SAID_EN.values(), *AGREED.values()]
-)
+UNKNOWNS = [*(unknown(sort, False) for sort in ASKED_FOR), *(unknown(sort, True) for sort in ASKED_FOR_EN)]
+FIXED = " ".join([*CALLS, *CALLS_EN, *UNKNOWNS, *GREETED, *SAID.values(), *SAID_EN.values(), *AGREED.values()])
 
 
 def words(text: str) -> list[str]:

@@ -58,7 +58,10 @@ class Opposite:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Notice:
-    """One text: its sentences, its slots by name, its yes/no questions, the questions that it does not answer."""
+    """One text: its sentences, its slots by name, its yes/no questions, the questions that it does not answer.
+
+    The first ``fixed`` sentences are never left out.
+    """
 
     field: str
     english: bool
@@ -66,6 +69,7 @@ class Notice:
     slots: dict[str, Slot]
     agreed: tuple[Agreed, ...]
     missing: tuple[str, ...]
+    fixed: int = 0
 
 
 def read_slots(facts: list[dict[str, Any]]) -> dict[str, Slot]:

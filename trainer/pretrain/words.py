@@ -6,6 +6,8 @@ Names are made of syllables and numbers are drawn, :data:`HELD_OUT_SHARE` of bot
 import random
 from collections.abc import Sequence
 
+from trainer.pretrain.synonyms import replaced
+
 HELD_OUT_SHARE = 0.15
 
 SUFFIXES = (
@@ -102,9 +104,10 @@ ENGLISH_NUMERALS = "two three four five six seven eight nine ten eleven twelve".
 class Words:
     """Seeded source of Russian names and values; each method named like the placeholder that it fills."""
 
-    def __init__(self, rng: random.Random, held_out: bool) -> None:
+    def __init__(self, rng: random.Random, held_out: bool, synonyms: bool = False) -> None:
         self.rng = rng
         self.held_out = held_out
+        self._synonyms = synonyms
         self._syllables = syllables(held_out)
 
     def whole(self, low: int, high: int, step: int = 1) -> int:
@@ -113,6 +116,10 @@ class Words:
             number = self.rng.randint(low, high) * step
             if high * step < 60 or is_held_out(number) == self.held_out:
                 return number
+
+    def varied(self, text: str, asked: bool = False) -> str:
+        """The text, or the question, with synonyms in place of some of its words."""
+        return replaced(text, asked, self.rng) if self._synonyms else text
 
     def word(self) -> str:
         """An invented word in lower case."""
