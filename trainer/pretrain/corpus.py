@@ -35,7 +35,7 @@ UNKNOWN_BEGINS = tuple(said.partition("{")[0] for said in (UNKNOWN, UNKNOWN_EN))
 ASKED_FOR = {
     "": " ответа на этот вопрос",
     "price": ", сколько это стоит",
-    "duration": ", сколько времени это занимает",
+    "duration": ", какой это срок",
     "date": ", какого это числа",
     "time": ", во сколько это",
     "hours": ", в какие это часы",
@@ -69,11 +69,20 @@ CALLS = (
     "Будем рады вам помочь!",
 )
 CALLS_EN = ("Sign up today!", "Join us!", "Leave a request, and a manager will help you.")
-# Of a question that no text answers, the sort is not written down; what these ask for is plain.
+# What questions ask for whose value has no sort of its own, and which questions the phrases above do not fit.
 PLAINLY_ASKED = {
     "price": r"сколько (это )?(стоит|стоят|будет стоить)|поч[её]м|как(ая|ова|ую) (цен|стоимост)|обойд[её]тся"
     r"|how much|price",
     "duration": r"сколько (времени|длится|длятся)|как долго|какой срок|how long",
+    "person": r"^кто (вед|препода|руковод|директор)",
+    "time": r"во сколько (начин|закрыв|открыв|заканч)|в котором часу",
+    "count": r"сколько (человек|раз|занятий|уроков|мест)|how many",
+}
+SORTLESS = ("", "v", "free")
+NOT_SO_ASKED = {
+    "price": r"зарплат|оклад|стипенд|приз|плат(ите|ят)|оплат|выплат|дают|потолок|миним|максим|залог|держать"
+    r"|salary|you pay",
+    "count": r"^(?!.*(сколько|количеств|число|много ли|скольк|how many))|времени|весит|уходит|длит|how long",
 }
 LONGEST_ANSWER = 150  # characters: some 60 tokens of text that is not ours
 LONGEST_SENTENCE = 140
@@ -363,6 +372,18 @@ class Fact:
         return id(self.subject), self.relation
 
 
+def plain_sort(sort: str, question: str) -> str:
+    """The sort of value that a question plainly asks for: "" where the phrase for its sort would not fit.
+
+    >>> plain_sort("v", "Сколько стоит вход?"), plain_sort("count", "Какой вес у модели?")
+    ('price', '')
+    """
+    question = question.lower()
+    if sort in SORTLESS:
+        sort = next((plain for plain, words in PLAINLY_ASKED.items() if re.search(words, question)), "")
+    return "" if sort in NOT_SO_ASKED and re.search(NOT_SO_ASKED[sort], question) else sort
+
+
 def unknown(sort: str, english: bool) -> str:
     """What is answered where the value of this sort is not known.
 
@@ -549,8 +570,8 @@ class Scene:
 
     def _sort(self, domain: Domain, index: int) -> str:
         """The kind of value that questions for the relation ask for."""
-        if index >= FIRST_ATTRIBUTE:
-            return "free"
+        if not 0 <= index < FIRST_ATTRIBUTE:
+            return ""
         relation = domain.relations[index]
         if relation.yes:
             return "yes"
@@ -1152,9 +1173,7 @@ class Scene:
         ]
         if left_out and (roll < 0.35 or not self.subjects):  # of something that a list or a text leaves out
             left = r.choice(left_out)
-            plain = [sort for sort, words in PLAINLY_ASKED.items() if re.search(words, left.question.lower())]
-            sort = left.sort or next(iter(plain), "")
-            return self._finished(_cap(left.question), "", "", (), "missing", self.domain.english, sort)
+            return self._finished(_cap(left.question), "", "", (), "missing", self.domain.english, left.sort)
         # Texts that name nothing and leave nothing out: of a thing that they do not speak of.
         subject = r.choice(self.subjects) if self.subjects else self._subject(self.domain)
         asked_of = subject
@@ -1192,6 +1211,7 @@ class Scene:
     ) -> Example:
         """Greet, mistype, close with a call to action."""
         r = self._rng
+        sort = plain_sort(sort, question)
         question = self.words.varied(question, asked=True)
         question, value = self._estranged(question), self._estranged(value)
         answer = self._estranged(answer)
@@ -1245,7 +1265,7 @@ class Corpus:
             return self.question(0, "empty", level)
         passages = r.choices((1, 2, 3, 4, 5), (1.0 - 0.6 * level, 0.25, 0.4 * level, 0.2 * level, 0.15 * level))[0]
         scene = Scene(self, passages, level)
-        modes = r.choices(("answer", "missing", "mention"), (0.66, 0.12 + 0.2 * level, 0.2 - 0.06 * level), k=turns)
+        modes = r.choices(("answer", "missing", "mention"), (0.66, 0.12 + 0.23 * level, 0.2 - 0.06 * level), k=turns)
         drawn = [example for example in (self._attempt(scene, mode) for mode in modes) if example is not None]
         if not drawn:
             return self.example(level, turns)
