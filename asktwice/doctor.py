@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from asktwice.profiles import FIVE_QUESTIONS, Profile, remembered
-from contracts.artifacts import Home, published_adapters
+from contracts.artifacts import Home, ServedManifest, published_adapters
 
 State = Literal["ok", "warn", "fail"]
 MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
@@ -128,7 +128,7 @@ def _home(home: Home) -> Finding:
 
 
 def _adapters(home: Home) -> Finding:
-    adapters = published_adapters(home)
+    adapters = published_adapters(home, ServedManifest)
     if not adapters:
         return Finding("adapters", "warn", "none", "Train one: asktwice train --data FILE --name NAME (or make demo)")
     return Finding("adapters", "ok", f"{len(adapters)}, newest {adapters[0].id} on {adapters[0].base.model}")

@@ -5,16 +5,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contracts.generation import Mode
 
+Manifest = TypeVar("Manifest", bound="ServedManifest")
 MANIFEST = "manifest.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -29,6 +30,11 @@ class Home(BaseModel):
     @property
     def adapters(self) -> Path:
         return self.path / "adapters"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Fully fine-tuned models, each a folder as transformers saves it, with a manifest."""
+        return self.path / "checkpoints"
 
     @property
     def evaluations(self) -> Path:
@@ -79,14 +85,31 @@ class LossRecord(BaseModel):
     steps: int
 
 
-class AdapterManifest(BaseModel):
-    """Travels beside the weights. ``published`` is renewed when an existing adapter is chosen again."""
+class ServedManifest(BaseModel):
+    """What serving needs to know of an adapter; travels beside the weights.
+
+    ``published`` is renewed when an existing adapter is chosen again. What nobody told of an adapter that was brought
+    in from elsewhere is None.
+    """
 
     schema_version: Literal[1] = 1
     id: str
     name: str
     modes: list[Mode]
     base: BaseModelRecord
+    data: DataRecord | None = None
+    system_prompt_sha256: str | None = None
+    files: dict[str, str]
+    """sha256 of every other file that serving reads."""
+    created: datetime
+    published: datetime
+    origin: str | None = None
+    """Where an adapter that was brought in comes from: a hub id with its commit, or a folder's name."""
+
+
+class AdapterManifest(ServedManifest):
+    """What is known of an adapter that was trained here."""
+
     data: DataRecord
     recipe: dict[str, Any]
     seed: int
@@ -94,10 +117,6 @@ class AdapterManifest(BaseModel):
     losses: LossRecord
     seconds: dict[str, float]
     versions: dict[str, str]
-    files: dict[str, str]
-    """sha256 of every other file that serving reads."""
-    created: datetime
-    published: datetime
 
 
 def sha256_file(path: Path) -> str:
@@ -126,14 +145,17 @@ def adapter_digest(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def read_manifest(folder: Path) -> AdapterManifest:
+def read_manifest(folder: Path, kind: type[Manifest]) -> Manifest:
     """Return the manifest of a published adapter.
+
+    Args:
+        kind: how much of it is needed: what serving needs, or all of one that was trained here.
 
     Raises:
         ValueError: there is none, it cannot be read, or the folder is not named by its id.
     """
     try:
-        manifest = AdapterManifest.model_validate_json((folder / MANIFEST).read_bytes())
+        manifest = kind.model_validate_json((folder / MANIFEST).read_bytes())
     except (OSError, ValidationError) as error:
         raise ValueError(f"{folder.name}: no readable {MANIFEST} ({type(error).__name__})") from error
     if manifest.id != folder.name:
@@ -141,15 +163,30 @@ def read_manifest(folder: Path) -> AdapterManifest:
     return manifest
 
 
-def published_adapters(home: Home) -> list[AdapterManifest]:
+def checkpoint_digest(files: Mapping[str, str]) -> str:
+    """Return the first 12 hex digits over the names and digests of a model's files."""
+    lines = "".join(f"{name} {files[name]}\n" for name in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()[:12]
+
+
+def published_checkpoints(home: Home) -> list[ServedManifest]:
+    """Return the manifests of all fully fine-tuned models, newest first."""
+    return _published(home.checkpoints, ServedManifest)
+
+
+def published_adapters(home: Home, kind: type[Manifest]) -> list[Manifest]:
     """Return the manifests of all published adapters, newest first. Folders without a good one are left out."""
+    return _published(home.adapters, kind)
+
+
+def _published(parent: Path, kind: type[Manifest]) -> list[Manifest]:
     found = []
-    if home.adapters.is_dir():
-        for folder in home.adapters.iterdir():
+    if parent.is_dir():
+        for folder in parent.iterdir():
             if folder.name.startswith(".") or not folder.is_dir():
                 continue
             try:
-                found.append(read_manifest(folder))
+                found.append(read_manifest(folder, kind))
             except ValueError:
                 continue
     return sorted(found, key=lambda manifest: manifest.published, reverse=True)

@@ -41,6 +41,8 @@ class AskRequest(Body):
     temperature: float = Field(default=0.0, ge=0, le=2)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stream: bool = False
+    reasoning: bool = False
+    """Whether the answer tells what a reasoning model thought before it answered."""
 
 
 class Source(BaseModel):
@@ -78,6 +80,8 @@ class Answer(BaseModel):
     adapter: str | None
     usage: Usage
     timings_ms: Timings
+    reasoning: str | None = None
+    """What a reasoning model thought, where that was asked for."""
 
 
 class AdapterInfo(BaseModel):
@@ -91,6 +95,10 @@ class AdapterInfo(BaseModel):
     """Why a refused adapter was refused."""
     data_file: str | None = None
     """Name of the file that it was trained on."""
+    pinned: bool = False
+    """Whether it stays in the model whatever else is asked for."""
+    kind: Literal["lora", "full"] = "lora"
+    """A LoRA adapter of the base, or a fully fine-tuned model of its own."""
 
 
 class GeneratorInfo(BaseModel):

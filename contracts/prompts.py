@@ -37,11 +37,15 @@ def build_messages(question: str, passages: Sequence[str] = (), system: str = SY
             the user sees. Empty in the modes without retrieval: then the user message is the bare question.
         system: the system prompt.
     """
-    user = question
-    if passages:
-        numbered = "\n".join(f"[{n}] {text}" for n, text in enumerate(passages, start=1))
-        user = f"Контекст:\n{numbered}\n\nВопрос: {question}"
-    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    return [{"role": "system", "content": system}, {"role": "user", "content": with_passages(question, passages)}]
+
+
+def with_passages(question: str, passages: Sequence[str]) -> str:
+    """Return the user's message: the bare question, or the numbered passages and the question."""
+    if not passages:
+        return question
+    numbered = "\n".join(f"[{n}] {text}" for n, text in enumerate(passages, start=1))
+    return f"Контекст:\n{numbered}\n\nВопрос: {question}"
 
 
 def ensure_chat_template(tokenizer: Any) -> None:

@@ -1,11 +1,12 @@
 """What every service's app shares: health, problem+json errors, body limits, request log, metrics."""
 
+import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contracts.chat import ChatError, ChatErrorBody
 from contracts.errors import AskTwiceError, FieldError, InternalError, InvalidInput, NotFound, Problem, TooLarge
 from contracts.health import Readiness
 
@@ -25,6 +27,7 @@ PROBLEM_JSON = "application/problem+json"
 
 log = logging.getLogger("asktwice")
 
+Result = TypeVar("Result")
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -66,12 +69,73 @@ def create_service(
     return app
 
 
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Do the work for as long as the client waits for it; the request's body has been read.
+
+    Raises:
+        ClientLeft: the client closed the connection; the work was cancelled.
+    """
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.create_task(work), asyncio.create_task(left())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientLeft
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
 def problem_response(error: AskTwiceError) -> Response:
     """Render an error as ``application/problem+json``."""
-    headers = {}
-    if error.status in (429, 503):
-        headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
-    return _json(problem_json(error.problem()), error.status, headers, PROBLEM_JSON)
+    return _json(problem_json(error.problem()), error.status, _retry_after(error), PROBLEM_JSON)
+
+
+def error_response(scope: Scope, error: AskTwiceError) -> Response:
+    """Render an error as the route's own readers expect it: OpenAI's shape under ``/v1``, else a problem."""
+    if not _speaks_openai(scope):
+        return problem_response(error)
+    return _json(_openai_json(openai_error(error)), _openai_status(error.problem()), _retry_after(error))
+
+
+def openai_error(error: AskTwiceError) -> ChatErrorBody:
+    """Return the error in OpenAI's shape."""
+    return _openai_body(error.problem())
+
+
+def _openai_body(problem: Problem) -> ChatErrorBody:
+    kind = "invalid_request_error" if problem.status < 500 and problem.status != 429 else "server_error"
+    param = problem.errors[0].field.removeprefix("body.") if problem.errors else None
+    message = ChatError(message=problem.detail, type=kind, param=param, code=problem.code)
+    return ChatErrorBody(error=message)
+
+
+def _openai_json(body: ChatErrorBody) -> str:
+    return json.dumps(_cleaned(body.model_dump()))
+
+
+def _openai_status(problem: Problem) -> int:
+    """What OpenAI's clients take for a bad request is 400."""
+    return 400 if problem.status == 422 else problem.status
+
+
+def _speaks_openai(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path.startswith("/v1/")
+
+
+def _retry_after(error: AskTwiceError) -> dict[str, str]:
+    return {"Retry-After": str(max(1, round(error.retry_after or 1)))} if error.status in (429, 503) else {}
 
 
 def problem_json(problem: Problem) -> str:
@@ -101,23 +165,30 @@ def _json(body: str, status: int, headers: dict[str, str], media_type: str = "ap
 
 def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(AskTwiceError)
-    async def ours(_: Request, error: AskTwiceError) -> Response:
-        return problem_response(error)
+    async def ours(request: Request, error: AskTwiceError) -> Response:
+        return error_response(request.scope, error)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return problem_response(invalid_input(error.errors()))
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return error_response(request.scope, invalid_input(error.errors()))
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
+    async def http(request: Request, error: HTTPException) -> Response:
         problem = _http_problem(error)
-        return _json(problem_json(problem), problem.status, dict(error.headers or {}), PROBLEM_JSON)
+        headers = dict(error.headers or {})
+        if _speaks_openai(request.scope):
+            return _json(_openai_json(_openai_body(problem)), _openai_status(problem), headers)
+        return _json(problem_json(problem), problem.status, headers, PROBLEM_JSON)
+
+    @app.exception_handler(ClientLeft)
+    async def gone(_: Request, __: ClientLeft) -> Response:
+        return Response(status_code=499)  # for the log: nobody reads it
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         log.error("unexpected error on %s %s", request.method, request.url.path, exc_info=error)
-        return problem_response(
-            InternalError("Something went wrong on our side; the log of the service has the details.")
+        return error_response(
+            request.scope, InternalError("Something went wrong on our side; the log of the service has the details.")
         )
 
 
@@ -164,7 +235,7 @@ class BodyLimit:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             await _drop_body(receive)
-            return await _too_large(limit)(scope, receive, send)
+            return await _too_large(scope, limit)(scope, receive, send)
         seen, started, more = 0, False, True
 
         async def counted() -> Message:
@@ -190,7 +261,7 @@ class BodyLimit:
                 raise
             if more:
                 await _drop_body(receive)
-            await _too_large(limit)(scope, receive, send)
+            await _too_large(scope, limit)(scope, receive, send)
 
 
 async def _drop_body(receive: Receive) -> None:
@@ -203,8 +274,8 @@ async def _drop_body(receive: Receive) -> None:
             return
 
 
-def _too_large(limit: int) -> Response:
-    return problem_response(TooLarge(f"The body is over {limit // 1_000_000} MB."))
+def _too_large(scope: Scope, limit: int) -> Response:
+    return error_response(scope, TooLarge(f"The body is over {limit // 1_000_000} MB."))
 
 
 class Observed:

@@ -65,14 +65,14 @@ def publish(home: Home, checkpoint: Path, history: list[dict[str, float]], draft
         _write(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
         target = home.adapters / manifest.id
         move_into_place(folder, target)
-    if read_manifest(target).created != now:  # the same weights were there already
+    if read_manifest(target, AdapterManifest).created != now:  # the same weights were there already
         renew(target)
     return target
 
 
 def renew(folder: Path) -> AdapterManifest:
     """Make a published adapter the newest again."""
-    manifest = read_manifest(folder).model_copy(update={"published": datetime.now(UTC)})
+    manifest = read_manifest(folder, AdapterManifest).model_copy(update={"published": datetime.now(UTC)})
     write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
     return manifest
 
@@ -80,7 +80,7 @@ def renew(folder: Path) -> AdapterManifest:
 def find_published(plan: Plan) -> AdapterManifest | None:
     """Return the newest adapter of the plan's name made of the same data, base, recipe (with its seed) and prompt."""
     wanted = (plan.settings.name, plan.table.sha256, plan.base.model, plan.base.revision)
-    for manifest in published_adapters(plan.home):
+    for manifest in published_adapters(plan.home, AdapterManifest):
         there = (manifest.name, manifest.data.sha256, manifest.base.model, manifest.base.revision)
         same_prompt = manifest.system_prompt_sha256 == plan.system_prompt_sha256
         if there == wanted and manifest.recipe == plan.recipe_record and same_prompt:

@@ -58,7 +58,7 @@ def train(settings: TrainerSettings, progress: Report | None = None) -> Training
         else:
             folder = _train_and_publish(plan, progress)
         shutil.rmtree(plan.run, ignore_errors=True)
-        return TrainingResult(read_manifest(folder), folder, bool(there), plan.table.summary())
+        return TrainingResult(read_manifest(folder, AdapterManifest), folder, bool(there), plan.table.summary())
 
 
 def _train_and_publish(plan: Plan, progress: Report | None) -> Path:

@@ -6,44 +6,20 @@ Clients name adapters by id only, never by path.
 
 import asyncio
 import hashlib
-import json
 import logging
-import math
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from contracts.artifacts import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    MANIFEST,
-    AdapterManifest,
-    Home,
-    adapter_digest,
-    published_adapters,
-    sha256_file,
-)
+from contracts.artifacts import MANIFEST, Home, ServedManifest, published_adapters
 from contracts.errors import AdapterMissing, InvalidInput, NotFound
 from contracts.generation import AdapterInfo, Mode
-from services.generator.engine import Engine
-from services.generator.model import Base
+from services.generator.checking import Question, check_in_child
+from services.generator.checkpoints import Checkpoints
+from services.generator.jobs import Backend
 
-MAX_RANK = 256
-NOT_SERVED = (
-    "alpha_pattern",
-    "auto_mapping",
-    "exclude_modules",
-    "layer_replication",
-    "layers_to_transform",
-    "modules_to_save",
-    "rank_pattern",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_dora",
-)
-"""Settings of PEFT that would change what is checked here."""
 log = logging.getLogger("asktwice")
 
 
@@ -51,9 +27,10 @@ log = logging.getLogger("asktwice")
 class Entry:
     """A published adapter and what became of it here."""
 
-    manifest: AdapterManifest
+    manifest: ServedManifest
     state: Literal["ready", "loading", "unloaded", "refused"] = "loading"
     reason: str | None = None
+    pinned: bool = False
 
     def info(self) -> AdapterInfo:
         manifest = self.manifest
@@ -65,14 +42,16 @@ class Entry:
             created=manifest.created,
             modes=manifest.modes,
             reason=self.reason,
-            data_file=manifest.data.file,
+            data_file=manifest.data.file if manifest.data else None,
+            pinned=self.pinned,
         )
 
 
 class Adapters:
     """The adapters of one home on one engine. Used from the event loop only; heavy work goes to threads."""
 
-    def __init__(self, home: Home, engine: Engine, system_prompt: str):
+    def __init__(self, home: Home, engine: Backend, system_prompt: str, checkpoints: Checkpoints | None = None):
+        self._checkpoints = checkpoints
         self._home = home
         self._system_prompt = system_prompt
         self._engine = engine
@@ -83,7 +62,8 @@ class Adapters:
 
     def listing(self) -> list[AdapterInfo]:
         """Newest first."""
-        return [entry.info() for entry in self._newest_first()]
+        full = self._checkpoints.listing() if self._checkpoints else []
+        return [*(entry.info() for entry in self._newest_first()), *full]
 
     async def scan(self) -> None:
         """Look at the folder once: check and load what is new, forget and unload what is gone.
@@ -94,10 +74,12 @@ class Adapters:
 
     async def _scan(self) -> None:
         async with self._scanning:
+            if self._checkpoints:
+                await self._checkpoints.scan()
             seen = await asyncio.to_thread(_look, self._home.adapters)
             if seen == self._seen:
                 return
-            manifests = {m.id: m for m in await asyncio.to_thread(published_adapters, self._home)}
+            manifests = {m.id: m for m in await asyncio.to_thread(published_adapters, self._home, ServedManifest)}
             for gone in [id for id in self._entries if id not in manifests]:
                 del self._entries[gone]
                 await asyncio.wrap_future(self._engine.unload(gone))
@@ -142,6 +124,8 @@ class Adapters:
         await self.scan()  # one may have been published this moment
         found = self._find(mode, asked)
         if found is None:
+            if asked is not None and self._checkpoints and (full := self._checkpoints.find(mode, asked)):
+                return full
             if asked is not None:
                 raise NotFound(f"There is no adapter {asked}. GET /adapters lists what there is.")
             raise AdapterMissing(
@@ -172,9 +156,23 @@ class Adapters:
             await self._to_its_end(self._take_out(entry))
         return entry.info()
 
+    async def pin(self, id: str, pinned: bool) -> AdapterInfo:
+        """Keep an adapter in the model whatever else is asked for, or no longer so.
+
+        Raises:
+            NotFound: there is no such adapter.
+            AdapterMissing: it is not loaded.
+        """
+        entry = self._entry(id)
+        if pinned and entry.state != "ready":
+            raise AdapterMissing(f"The adapter {id} is {entry.state}: {entry.reason or 'load it first'}.")
+        await asyncio.wrap_future(self._engine.pin(id, pinned))
+        entry.pinned = pinned
+        return entry.info()
+
     async def _take_out(self, entry: Entry) -> None:
         await asyncio.wrap_future(self._engine.unload(entry.manifest.id))
-        entry.state, entry.reason = "unloaded", None
+        entry.state, entry.reason, entry.pinned = "unloaded", None, False
 
     def _entry(self, id: str) -> Entry:
         if id not in self._entries:
@@ -194,12 +192,17 @@ class Adapters:
 
         return sorted(self._entries.values(), key=published, reverse=True)
 
+    def _question(self, folder: Path) -> Question:
+        base = self._engine.base
+        digest = hashlib.sha256(self._system_prompt.encode()).hexdigest()
+        return Question(folder=folder, base=base.record, linears=base.linears, system_prompt_sha256=digest)
+
     async def _bring_in(self, entry: Entry) -> None:
         folder = self._home.adapters / entry.manifest.id
         entry.state, entry.reason = "loading", None
         try:
-            await asyncio.to_thread(check, folder, entry.manifest, self._engine.base, self._system_prompt)
-            await asyncio.wrap_future(self._engine.load(entry.manifest.id, folder))
+            await asyncio.to_thread(check_in_child, self._question(folder))
+            await asyncio.wrap_future(self._engine.load(entry.manifest.id, folder, entry.manifest.files))
         except Exception as error:
             entry.state, entry.reason = "refused", str(error)[:500] or type(error).__name__
             log.warning("adapter %s refused: %s", entry.manifest.id, entry.reason)
@@ -214,78 +217,3 @@ def _look(folder: Path) -> list[tuple[str, int]]:
         return sorted((path.parent.name, path.stat().st_mtime_ns) for path in folder.glob(f"*/{MANIFEST}"))
     except FileNotFoundError:  # removed while we looked; the next look is right
         return []
-
-
-def check(folder: Path, manifest: AdapterManifest, base: Base, system_prompt: str) -> None:
-    """Check a published adapter before it comes near the model.
-
-    Raises:
-        ValueError: it does not belong to this base, was changed or cut, or would not compute; the message says which.
-    """
-    _check_base(manifest, base)
-    if manifest.system_prompt_sha256 != hashlib.sha256(system_prompt.encode()).hexdigest():
-        raise ValueError("it was trained with another system prompt (ASKTWICE_SYSTEM_PROMPT)")
-    for name, digest in manifest.files.items():
-        if name != Path(name).name or not (folder / name).is_file() or (folder / name).is_symlink():
-            raise ValueError(f"{name} is missing")
-        if sha256_file(folder / name) != digest:
-            raise ValueError(f"{name} was changed after it was published")
-    if not {ADAPTER_CONFIG, ADAPTER_WEIGHTS} <= manifest.files.keys():
-        raise ValueError("the manifest does not vouch for the weights and their configuration")
-    if not manifest.id.endswith("." + adapter_digest(folder)):
-        raise ValueError("the id does not match the content")
-    config = json.loads((folder / ADAPTER_CONFIG).read_bytes())
-    _check_config(config)
-    _check_tensors(folder / ADAPTER_WEIGHTS, _expected_tensors(config, base.linears))
-
-
-def _check_base(manifest: AdapterManifest, base: Base) -> None:
-    own, here = manifest.base, base.record
-    if (own.model, own.revision) != (here.model, here.revision):
-        raise ValueError(
-            f"it was trained on {own.model} ({own.revision[:19]}), this is {here.model} ({here.revision[:19]})"
-        )
-    if own.quantization != here.quantization:
-        raise ValueError(f"it was trained on a base with quantization {own.quantization}, this has {here.quantization}")
-
-
-def _check_config(config: Any) -> None:
-    rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
-    if config.get("peft_type") != "LORA":
-        raise ValueError(f"peft_type is {config.get('peft_type')!r}; only LORA is served")
-    if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
-        raise ValueError(f"the rank {rank!r} is not between 1 and {MAX_RANK}")
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha) or not 0 < alpha / rank <= 64:
-        raise ValueError(f"lora_alpha {alpha!r} is out of bounds for rank {rank}")
-    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise ValueError("target_modules is not a list of names")
-    if config.get("bias", "none") != "none":
-        raise ValueError("trained biases are not served")
-    for key in NOT_SERVED:
-        if config.get(key):
-            raise ValueError(f"{key} is not served")
-
-
-def _expected_tensors(config: Any, linears: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Return the name and shape of every tensor that PEFT will look for: A is [rank, inputs], B [outputs, rank]."""
-    rank, expected = config["r"], {}
-    for name, (outputs, inputs) in linears.items():
-        if any(name == target or name.endswith(f".{target}") for target in config["target_modules"]):
-            expected[f"base_model.model.{name}.lora_A.weight"] = (rank, inputs)
-            expected[f"base_model.model.{name}.lora_B.weight"] = (outputs, rank)
-    return expected
-
-
-def _check_tensors(weights: Path, expected: dict[str, tuple[int, int]]) -> None:
-    """PEFT only warns of a tensor under another name, and then answers as if it were not there."""
-    from safetensors.torch import load_file
-
-    tensors = load_file(weights)
-    if tensors.keys() != expected.keys() or not tensors:
-        strange = next(iter(sorted(tensors.keys() ^ expected.keys())), "none at all")
-        raise ValueError(f"the tensors are not those of this base and configuration (for one, {strange})")
-    for name, tensor in tensors.items():
-        if tuple(tensor.shape) != expected[name]:
-            raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(expected[name])}")
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise ValueError(f"{name} has values that are not finite numbers")

@@ -1,28 +1,34 @@
-"""The generator's routes: ``POST /ask``, ``/adapters``."""
+"""The generator's routes: ``POST /ask``, ``/adapters``; those under ``/v1`` are in ``chat.py``."""
 
 import asyncio
 import itertools
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import Response, StreamingResponse
+from prometheus_client import CollectorRegistry, Gauge
 
 from contracts.clients import RetrieverClient
 from contracts.errors import AskTwiceError, InternalError, Unavailable
 from contracts.generation import AdapterInfo, AdapterList, Answer, AskRequest, GeneratorInfo, Mode
 from contracts.health import Readiness
+from services.generator.chat import chat_routes
+from services.generator.jobs import Load
 from services.generator.settings import GeneratorSettings
-from services.kit import create_service, problem_json
+from services.kit import create_service, problem_json, while_there
 
 if TYPE_CHECKING:
     from services.generator.adapters import Adapters
     from services.generator.asking import Asked, Asking
-    from services.generator.engine import Engine
+    from services.generator.checkpoints import Checkpoints
+    from services.generator.jobs import Backend
 
 RETRY_S = (5, 15, 60)
 log = logging.getLogger("asktwice")
@@ -36,7 +42,8 @@ class Generator:
         self._retriever = retriever
         self._asking: Asking | None = None
         self._adapters: Adapters | None = None
-        self._engine: Engine | None = None
+        self._engine: Backend | None = None
+        self._checkpoints: Checkpoints | None = None
         self.failure: str | None = None
 
     async def run(self) -> None:
@@ -44,8 +51,18 @@ class Generator:
         self._engine = await self._load_patiently()
         from services.generator.adapters import Adapters
         from services.generator.asking import Asking
+        from services.generator.checkpoints import Checkpoints
 
-        adapters = Adapters(self.settings.home_folder, self._engine, self.settings.system_prompt)
+        settings = self.settings
+        if settings.backend == "transformers":
+            self._checkpoints = Checkpoints(
+                settings.home_folder,
+                self._load_checkpoint,
+                budget=settings.checkpoints_gb * 1e9,
+                idle_s=settings.checkpoint_idle_s,
+                system_prompt=settings.system_prompt,
+            )
+        adapters = Adapters(settings.home_folder, self._engine, settings.system_prompt, self._checkpoints)
         while self._adapters is None:
             try:
                 await adapters.scan()
@@ -54,11 +71,11 @@ class Generator:
                 self.failure = f"the adapters cannot be read: {_first_line(error)}"
                 log.exception("the adapters cannot be read; trying again")
                 await asyncio.sleep(RETRY_S[0])
-        self._asking = Asking(self._engine, adapters, self._retriever, self.settings)
+        self._asking = Asking(self._engine, adapters, self._checkpoints, self._retriever, settings)
         log.info("generator is ready: %s on the %s", self._engine.base.record.model, self._engine.base.device)
         await adapters.watch(self.settings.watch_s)
 
-    async def _load_patiently(self) -> "Engine":
+    async def _load_patiently(self) -> "Backend":
         """Load the base; where that fails (a hub that is down, a folder not there yet) say so and try again."""
         for wait_s in itertools.chain(RETRY_S, itertools.repeat(RETRY_S[-1])):
             try:
@@ -69,16 +86,41 @@ class Generator:
             await asyncio.sleep(wait_s)
         raise AssertionError("the waits never end")
 
-    def _load(self) -> "Engine":
+    def _load(self) -> "Backend":
         # At import bitsandbytes advises to install a kernel package that downloads code from the hub.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        from services.generator.model import load_base, load_outline
+
+        settings = self.settings
+        limits = {"max_batch": settings.max_batch, "queue_limit": settings.queue_limit}
+        if settings.backend == "openai":
+            from services.generator.remote import RemoteEngine
+
+            return RemoteEngine(
+                load_outline(settings),
+                url=settings.backend_url,
+                api_key=settings.backend_api_key,
+                model=settings.backend_model or settings.base,
+                **limits,
+            )
+        from services.generator.engine import Engine
+
+        return Engine(load_base(settings), **limits)
+
+    def load_now(self) -> Load:
+        """What the backend is doing."""
+        return self._engine.load_now() if self._engine is not None else Load(running=0, waiting=0)
+
+    def _load_checkpoint(self, folder: Path) -> "Backend":
         from services.generator.engine import Engine
         from services.generator.model import load_base
 
-        base = load_base(self.settings)
+        base = load_base(self.settings.model_copy(update={"base": str(folder)}))
         return Engine(base, max_batch=self.settings.max_batch, queue_limit=self.settings.queue_limit)
 
     async def close(self) -> None:
+        if self._checkpoints is not None:
+            await self._checkpoints.close()
         if self._engine is not None:
             await asyncio.to_thread(self._engine.stop)
 
@@ -142,12 +184,14 @@ def create_app(settings: GeneratorSettings | None = None, retriever: RetrieverCl
         return app.state.generator  # type: ignore[no-any-return]
 
     @app.post("/ask", response_model=Answer)
-    async def ask(body: AskRequest, mode: Mode = Query(default=Mode.rag)) -> Response:
+    async def ask(request: Request, body: AskRequest, mode: Mode = Query(default=Mode.rag)) -> Response:
         """Answer a question in one mode; with ``stream`` as server-sent events."""
+        from services.generator.asking import Wish
+
         asking = current().asking
-        asked = await asking.prepare(body, mode)
+        asked = await asking.prepare(Wish.of_question(body, mode, asking.system_prompt))
         if not body.stream:
-            answer = await asking.answer(asked)
+            answer = await while_there(request, asking.answer(asked))
             return Response(answer.model_dump_json(), media_type="application/json")
         pieces = await asking.stream(asked)
         return StreamingResponse(
@@ -169,7 +213,33 @@ def create_app(settings: GeneratorSettings | None = None, retriever: RetrieverCl
         """Take an adapter out of the model until it is loaded again."""
         return await current().adapters.unload(id)
 
+    @app.post("/adapters/{id}/pin")
+    async def pin(id: str) -> AdapterInfo:
+        """Keep an adapter in the model: others make room for each other, not it for them."""
+        return await current().adapters.pin(id, pinned=True)
+
+    @app.post("/adapters/{id}/unpin")
+    async def unpin(id: str) -> AdapterInfo:
+        """Let an adapter make room for others again."""
+        return await current().adapters.pin(id, pinned=False)
+
+    app.include_router(chat_routes(current))
+    _show_load(app.state.registry, lambda: app.state.generator.load_now())
     return app
+
+
+def _show_load(registry: CollectorRegistry, look: Callable[[], Load]) -> None:
+    """Tell Prometheus what the backend is doing, each time it asks."""
+    told = {
+        "running": "Requests that run",
+        "waiting": "Requests that wait",
+        "adapters": "Adapters in the model",
+        "prompt_tokens": "Tokens of all prompts",
+        "shared_tokens": "Tokens of prompts whose keys and values were in the prefix cache",
+    }
+    for name, help in told.items():
+        gauge = Gauge(f"asktwice_generator_{name}", help, registry=registry)
+        gauge.set_function(partial(lambda name: float(getattr(look(), name)), name))
 
 
 def _first_line(error: Exception) -> str:

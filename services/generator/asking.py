@@ -4,33 +4,109 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
+from contracts.chat import ChatRequest
 from contracts.clients import RetrieverClient
 from contracts.errors import InvalidInput, Unavailable
 from contracts.generation import AdapterInfo, Answer, AskRequest, Mode, Source, Timings, Usage
-from contracts.prompts import build_messages
+from contracts.prompts import Message, with_passages
 from contracts.retrieval import Passage
 from services.generator.adapters import Adapters
-from services.generator.engine import Engine, Generated, Job
+from services.generator.checkpoints import Checkpoints
+from services.generator.jobs import Backend, Generated, Job, Piece
 from services.generator.model import Base
 from services.generator.settings import GeneratorSettings
+from services.generator.transcript import THINK, Transcript
 
+DEFAULT_NEW_TOKENS = 256
+LEAST_TOKENS = 32
+"""A shorter beginning of a passage tells nothing."""
 log = logging.getLogger("asktwice")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted, by whichever route it came.
+
+    Attributes:
+        question: what is looked up and answered.
+        history: the chat before the question, the system message first.
+    """
+
+    question: str
+    history: list[Message]
+    mode: Mode
+    adapter: str | None
+    top_k: int
+    max_new_tokens: int
+    temperature: float
+    seed: int | None
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    reasoning: bool = False
+
+    @classmethod
+    def of_question(cls, request: AskRequest, mode: Mode, system_prompt: str) -> "Wish":
+        return cls(
+            question=request.question,
+            history=[{"role": "system", "content": system_prompt}],
+            mode=mode,
+            adapter=request.adapter,
+            top_k=request.top_k,
+            max_new_tokens=request.max_new_tokens,
+            temperature=request.temperature,
+            seed=request.seed,
+            reasoning=request.reasoning,
+        )
+
+    @classmethod
+    def of_chat(cls, request: ChatRequest, mode: Mode, system_prompt: str) -> "Wish":
+        """
+        Raises:
+            InvalidInput: the last message is not the user's, or is empty.
+        """
+        *before, last = request.messages
+        if last.role != "user" or not last.text.strip():
+            raise InvalidInput("messages: the last one has to be the user's, with a text.")
+        history: list[Message] = [
+            {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+            for message in before
+        ]
+        if not any(message["role"] == "system" for message in history):
+            history.insert(0, {"role": "system", "content": system_prompt})
+        return cls(
+            question=last.text.strip(),
+            history=history,
+            mode=mode,
+            adapter=request.adapter,
+            top_k=request.top_k,
+            max_new_tokens=request.max_completion_tokens or request.max_tokens or DEFAULT_NEW_TOKENS,
+            temperature=request.temperature or 0.0,
+            seed=request.seed,
+            top_p=request.top_p or 1.0,
+            stop=tuple(request.stop),
+            reasoning=request.include_reasoning,
+        )
 
 
 @dataclass(slots=True)
 class Asked:
     """A question on its way: everything that is known before the first token."""
 
-    request: AskRequest
-    mode: Mode
+    wish: Wish
     adapter: AdapterInfo | None
+    engine: Backend
     sources: list[Source]
     prompt: list[int]
+    thinking: bool
     begun: float
     retrieve_s: float
+    cut: bool = False
+    """Whether the answer was cut at the limit of its tokens."""
     id: str = field(default_factory=lambda: f"ans_{uuid.uuid4().hex}")
 
 
@@ -38,16 +114,21 @@ class Asking:
     """Answers questions in every mode."""
 
     def __init__(
-        self, engine: Engine, adapters: Adapters, retriever: RetrieverClient | None, settings: GeneratorSettings
+        self,
+        engine: Backend,
+        adapters: Adapters,
+        checkpoints: Checkpoints | None,
+        retriever: RetrieverClient | None,
+        settings: GeneratorSettings,
     ):
         self._engine = engine
-        self._system_prompt = settings.system_prompt
-        self._base = engine.base
+        self._checkpoints = checkpoints
+        self.system_prompt = settings.system_prompt
         self._adapters = adapters
         self._retriever = retriever
         self._deadline_s = settings.deadline_s
 
-    async def prepare(self, request: AskRequest, mode: Mode) -> Asked:
+    async def prepare(self, wish: Wish) -> Asked:
         """Do everything that can fail before the model is asked.
 
         Raises:
@@ -56,115 +137,141 @@ class Asking:
             Unavailable: the retriever does not answer.
         """
         begun = time.monotonic()
-        adapter = await self._adapters.resolve(mode, request.adapter)
+        adapter = await self._adapters.resolve(wish.mode, wish.adapter)
         passages: list[Passage] = []
-        if mode.retrieves:
+        if wish.mode.retrieves:
             if self._retriever is None:
                 raise Unavailable("No retriever is configured: set ASKTWICE_RETRIEVER_URL.")
-            passages = (await self._retriever.search(request.question, request.top_k)).results
+            passages = (await self._retriever.search(wish.question, wish.top_k)).results
         retrieve_s = time.monotonic() - begun
-        prompt, kept = fit(self._base, self._system_prompt, request, passages)
+        engine = await self._engine_for(adapter)
+        try:
+            prompt, kept, thinking = await asyncio.to_thread(fit, engine.base, wish, passages)
+        except BaseException:
+            self._give_back(adapter)
+            raise
         sources = [Source(n=n, **passage.model_dump()) for n, passage in enumerate(kept, start=1)]
-        return Asked(request, mode, adapter, sources, prompt, begun, retrieve_s)
+        return Asked(wish, adapter, engine, sources, prompt, thinking, begun, retrieve_s)
+
+    async def _engine_for(self, adapter: AdapterInfo | None) -> Backend:
+        if adapter is None or adapter.kind == "lora" or self._checkpoints is None:
+            return self._engine
+        return await self._checkpoints.borrow(adapter.id)
+
+    def _give_back(self, adapter: AdapterInfo | None) -> None:
+        if adapter is not None and adapter.kind == "full" and self._checkpoints is not None:
+            self._checkpoints.give_back(adapter.id)
 
     async def answer(self, asked: Asked) -> Answer:
         """Generate the whole answer."""
-        job = self._job(asked)
-        self._engine.submit(job)
-        try:
-            return self._answer(asked, job, await asyncio.wrap_future(job.done))
-        finally:
-            job.cancel()
+        async with aclosing(await self.stream(asked)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Answer):
+                    return piece
+        raise AssertionError("a stream ends with its answer")
 
-    async def stream(self, asked: Asked) -> AsyncIterator[str | Answer]:
+    async def stream(self, asked: Asked) -> AsyncGenerator[str | Answer]:
         """Yield pieces of text as they come, then the answer object."""
         loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[list[int]] = asyncio.Queue()
+        pieces: asyncio.Queue[Piece] = asyncio.Queue()
         job = self._job(asked)
-        job.on_tokens = lambda tokens: _from_thread(loop, pieces, tokens)
-        job.done.add_done_callback(lambda _: _from_thread(loop, pieces, []))
-        self._engine.submit(job)
+        job.on_piece = lambda piece: _from_thread(loop, partial(pieces.put_nowait, piece))
+        job.done.add_done_callback(lambda _: _from_thread(loop, partial(pieces.put_nowait, [])))
+        try:
+            asked.engine.submit(job)
+        except BaseException:
+            self._give_back(asked.adapter)
+            raise
+        job.done.add_done_callback(lambda _: _from_thread(loop, partial(self._give_back, asked.adapter)))
         return self._pieces(asked, job, pieces)
 
-    async def _pieces(self, asked: Asked, job: Job, pieces: "asyncio.Queue[list[int]]") -> AsyncIterator[str | Answer]:
-        tokens: list[int] = []
-        sent = ""
+    async def _pieces(self, asked: Asked, job: Job, pieces: "asyncio.Queue[Piece]") -> AsyncGenerator[str | Answer]:
+        transcript = Transcript(asked.engine.base.tokenizer, asked.wish.stop, asked.thinking)
         try:
             while new := await pieces.get():
-                tokens += new
-                text = self._text(tokens).rstrip()
-                # A character of several tokens is not there until its last one is.
-                if text.startswith(sent) and not text.endswith("\ufffd") and len(text) > len(sent):
-                    yield text[len(sent) :]
-                    sent = text
-            final = self._answer(asked, job, job.done.result())
-            if final.answer.startswith(sent) and len(final.answer) > len(sent):
-                yield final.answer[len(sent) :]
-            yield final
+                if piece := transcript.add(new):
+                    yield piece
+                if transcript.stopped:
+                    job.cancel()
+            generated = job.done.result()
+            if piece := transcript.end():
+                yield piece
+            yield self._answer(asked, job, generated, transcript)
         finally:
             job.cancel()
 
     def _job(self, asked: Asked) -> Job:
-        request = asked.request
+        wish = asked.wish
         return Job(
             prompt=asked.prompt,
-            adapter=asked.adapter.id if asked.adapter else None,
-            max_new_tokens=request.max_new_tokens,
-            temperature=request.temperature,
-            seed=request.seed,
+            adapter=asked.adapter.id if asked.adapter and asked.adapter.kind == "lora" else None,
+            max_new_tokens=wish.max_new_tokens,
+            temperature=wish.temperature,
+            seed=wish.seed,
+            top_p=wish.top_p,
             deadline=asked.begun + self._deadline_s,
         )
 
-    def _text(self, tokens: list[int]) -> str:
-        return str(self._base.tokenizer.decode(tokens, skip_special_tokens=True)).lstrip()
-
-    def _answer(self, asked: Asked, job: Job, generated: Generated) -> Answer:
+    def _answer(self, asked: Asked, job: Job, generated: Generated, transcript: Transcript) -> Answer:
         now = time.monotonic()
+        asked.cut = generated.cut and not transcript.stopped
         return Answer(
             id=asked.id,
-            mode=asked.mode,
-            question=asked.request.question,
-            answer=self._text(generated.tokens).strip(),
+            mode=asked.wish.mode,
+            question=asked.wish.question,
+            answer=transcript.answer,
             sources=asked.sources,
-            model=self._base.record.model,
-            quantization=self._base.record.quantization,
+            model=asked.engine.base.record.model,
+            quantization=asked.engine.base.record.quantization,
             adapter=asked.adapter.id if asked.adapter else None,
-            usage=Usage(prompt_tokens=len(asked.prompt), completion_tokens=len(generated.tokens)),
+            usage=Usage(prompt_tokens=len(asked.prompt), completion_tokens=generated.count),
             timings_ms=Timings(
                 queue=_ms(generated.began - job.submitted),
                 retrieve=_ms(asked.retrieve_s),
                 generate=_ms(generated.ended - generated.began),
                 total=_ms(now - asked.begun),
             ),
+            reasoning=transcript.reasoning if asked.wish.reasoning else None,
         )
 
 
-def fit(
-    base: Base, system_prompt: str, request: AskRequest, passages: list[Passage]
-) -> tuple[list[int], list[Passage]]:
-    """Return the prompt's token ids and the passages that it really holds.
+def fit(base: Base, wish: Wish, passages: list[Passage]) -> tuple[list[int], list[Passage], bool]:
+    """Return the prompt's token ids, the passages as it really holds them, and whether it opens the model's thoughts.
 
-    Passages that do not fit are left out from the last.
+    Passages that do not fit are left out from the last; of the best one at least a beginning is kept.
 
     Raises:
-        InvalidInput: the question alone, or the question with the best passage, does not fit.
+        InvalidInput: the question alone, or the question with a beginning of the best passage, does not fit.
     """
-    limit = base.max_tokens - request.max_new_tokens
-    for kept in range(len(passages), -1 if not passages else 0, -1):
-        messages = build_messages(request.question, [passage.text for passage in passages[:kept]], system_prompt)
-        prompt = base.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        if len(prompt) <= limit:
-            return list(prompt), passages[:kept]
-    what = "the question with the best passage" if passages else "the question"
+    limit = base.max_tokens - wish.max_new_tokens
+
+    def fitting(kept: list[Passage]) -> tuple[list[int], list[Passage], bool] | None:
+        asked = with_passages(wish.question, [passage.text for passage in kept])
+        prompt: str = base.tokenizer.apply_chat_template(
+            [*wish.history, {"role": "user", "content": asked}], add_generation_prompt=True, tokenize=False
+        )
+        tokens = list(base.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        return (tokens, kept, prompt.rstrip().endswith(THINK)) if len(tokens) <= limit else None
+
+    for number in range(len(passages), -1 if not passages else 0, -1):
+        if found := fitting(passages[:number]):
+            return found
+    if passages:
+        at = base.tokenizer(passages[0].text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        for tokens in range(min(len(at), limit), LEAST_TOKENS, -LEAST_TOKENS):
+            cut = passages[0].model_copy(update={"text": passages[0].text[: at[tokens - 1][1]].rstrip() + " …"})
+            if found := fitting([cut]):
+                return found
+    what = "the question with a beginning of the best passage" if passages else "the question"
     raise InvalidInput(
         f"question: {what} takes more than the {limit} tokens that {base.record.model} leaves"
-        f" beside max_new_tokens={request.max_new_tokens}. Shorten it or lower max_new_tokens."
+        f" beside max_new_tokens={wish.max_new_tokens}. Shorten it or lower max_new_tokens."
     )
 
 
-def _from_thread(loop: asyncio.AbstractEventLoop, queue: "asyncio.Queue[list[int]]", item: list[int]) -> None:
+def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
     try:
-        loop.call_soon_threadsafe(queue.put_nowait, item)
+        loop.call_soon_threadsafe(call)
     except RuntimeError:
         log.debug("the loop is gone; nobody waits for this answer any more")
 

@@ -1,79 +1,99 @@
 """The one thread that owns the model.
 
-PEFT's active adapter is global to the model, so whoever switches it must own every forward pass: two unlocked threads
-get each other's adapter. Here one thread takes requests from a bounded queue, batches those that wait for the same
-adapter, switches, and generates. Adapters come and go on the same thread, between two batches.
+Requests of the base and of any adapters run together, a step at a time: each step is one forward pass that holds the
+next token of every running request and a part of the prompts that have just come. Between two steps the thread takes in
+new requests, writes adapters into the model or out of it, and lets go of requests that are cancelled or too late.
 """
 
 import hashlib
+import itertools
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
-from transformers import StoppingCriteria, StoppingCriteriaList
 
 from contracts.errors import AskTwiceError, DeadlineExceeded, InternalError, Overloaded, Unavailable
+from services.generator.jobs import Generated, Job, Load
+from services.generator.lora import LoraWeights, NoRoom, SharedLora
 from services.generator.model import Base
+from services.generator.paged import Packed, PagedBatch, Request
+from services.generator.weights import read_weights
 
 log = logging.getLogger("asktwice")
 
-_NO_ADAPTER = ""
-"""Stands for "in between": neither the base (None) nor an adapter's id, so that the next request switches anew."""
+IDLE_S = 0.5
+"""How often a thread without work looks whether what it keeps waiting for is too late."""
 
-OnTokens = Callable[[list[int]], None]
+
+class NotFinite(Exception):
+    """Logits that are infinite or no numbers."""
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """One prompt to continue. ``adapter`` is the id of a resident adapter, or None for the bare base."""
-
-    prompt: list[int]
-    adapter: str | None
-    max_new_tokens: int
-    temperature: float
-    seed: int | None
-    deadline: float
-    """On the clock of ``time.monotonic``."""
-    on_tokens: OnTokens | None = None
-    """Called on the owner's thread with each new piece of the answer; must return at once."""
-    done: "Future[Generated]" = field(default_factory=Future)
-    submitted: float = field(default_factory=time.monotonic)
-    cancelled: bool = False
-
-    def cancel(self) -> None:
-        """Stop at the next token; whoever waits for ``done`` gets what there is."""
-        self.cancelled = True
-
-
-@dataclass(slots=True)
-class Generated:
-    """The new token ids, without the end token, and when the work on them began and ended (monotonic seconds)."""
-
-    tokens: list[int]
+class _Running:
+    job: Job
+    request: Request
     began: float
-    ended: float
+    dice: torch.Generator | None
+    adapter: "_Known | None"
+    told: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """An adapter that may be asked for: in the model, or to be brought in when it is.
+
+    ``weights`` are kept beside the model, so that an adapter that had to make room is soon back; ``used`` says when it
+    last began a request, ``users`` how many of these run.
+    """
+
+    id: str
+    folder: Path = Path()
+    sha256: Mapping[str, str] | None = None
+    weights: LoraWeights | None = None
+    users: int = 0
+    used: int = -1
+    pinned: bool = False
 
 
 class Engine:
-    """Owns a base model and its adapters; thread-safe from outside."""
+    """Owns a base model and its adapters; thread-safe from outside.
 
-    def __init__(self, base: Base, *, max_batch: int, queue_limit: int):
+    Args:
+        max_batch: how many requests run at once.
+        queue_limit: how many may wait.
+        columns: how much rank the adapters that are in the model may have together.
+        pages: how many tokens all running requests may have together.
+    """
+
+    def __init__(self, base: Base, *, max_batch: int, queue_limit: int, columns: int = 256, pages: int = 16_384):
         self.base = base
-        self._max_batch = max_batch
-        self._queue_limit = queue_limit
-        self._model: Any = base.model
-        self._resident: dict[str, str] = {}
-        self._active: str | None = None
-        self._running: list[Job] = []
+        self._max_batch, self._queue_limit = max_batch, queue_limit
+        dtype = next(base.model.parameters()).dtype
+        self._adapters = SharedLora(base.model, base.linears, columns, dtype, last=base.output_embedding)
+        self._batch = PagedBatch(
+            base.model,
+            pages=max(pages, 2 * base.max_tokens),
+            step_tokens=512,
+            requests=max_batch,
+            before=self._before,
+            choose=self._choose,
+        )
+        self._end = sorted(self._end_tokens())
+        self._ids = map(str, itertools.count())
+        self._running: dict[str, _Running] = {}
+        self._known: dict[str, _Known] = {}
+        self._leaving: dict[str, _Known] = {}  # unloaded: they answer their users to the end, and no others
+        self._parked: dict[str, list[Job]] = {}
+        self._used = itertools.count()
+        self._reader = ThreadPoolExecutor(1, "adapter-reader")
         self._jobs: deque[Job] = deque()
         self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._wake = threading.Condition()
@@ -101,28 +121,231 @@ class Engine:
         """Whether the owner's thread still works."""
         return self._thread.is_alive()
 
-    def load(self, adapter: str, folder: Path) -> "Future[None]":
-        """Bring a published adapter into the model, between two batches. The future fails where it cannot be loaded."""
-        return self._command(lambda: self._load(adapter, folder))
+    def load(self, adapter: str, folder: Path, sha256: Mapping[str, str] | None = None) -> "Future[None]":
+        """Bring a published adapter into the model, between two steps. The future fails where it cannot be loaded.
+
+        Args:
+            sha256: of its files, as they were when they were checked.
+        """
+        future: Future[None] = Future()
+        with self._wake:
+            if self._stopping:
+                future.set_exception(Unavailable("The generator is stopping.", retry_after=5))
+                return future
+        known = _Known(adapter, folder, sha256)
+
+        def read() -> None:
+            try:
+                weights = read_weights(folder, self.base.linears, sha256)
+            except BaseException as error:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
+            else:
+                self._command(lambda: self._load(known, weights), future)
+
+        self._reader.submit(read)
+        return future
+
+    def load_weights(self, adapter: str, weights: LoraWeights) -> "Future[None]":
+        """Bring an adapter into the model that is in memory already."""
+        return self._command(lambda: self._load(_Known(adapter), weights))
 
     def unload(self, adapter: str) -> "Future[None]":
-        """Take an adapter out of the model, between two batches."""
+        """Take an adapter out of the model: new requests for it fail, those that run end with it."""
         return self._command(lambda: self._unload(adapter))
+
+    def pin(self, adapter: str, pinned: bool) -> "Future[None]":
+        """Keep a loaded adapter in the model whatever else is asked for, or no longer so."""
+
+        def set_pin() -> None:
+            if adapter in self._known:
+                self._known[adapter].pinned = pinned
+
+        return self._command(set_pin)
+
+    def load_now(self) -> Load:
+        """What it is doing at this moment."""
+        with self._wake:
+            waiting = len(self._jobs) + sum(map(len, list(self._parked.values())))
+        return Load(
+            running=len(self._running),
+            waiting=waiting,
+            adapters=len(self._adapters),
+            prompt_tokens=self._batch.prompt_tokens,
+            shared_tokens=self._batch.shared_tokens,
+        )
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Refuse new requests, finish what is queued within the grace time, fail the rest."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
+        self._reader.shutdown(wait=False, cancel_futures=True)
         self._thread.join(grace_s)
         if self._thread.is_alive():
             with self._wake:
-                for job in [*self._running, *self._jobs]:
+                waiting = itertools.chain(self._jobs, *self._parked.values())
+                for job in [*(running.job for running in self._running.values()), *waiting]:
                     job.deadline = 0.0
             self._thread.join(grace_s)
 
-    def _command(self, command: Callable[[], None]) -> "Future[None]":
-        future: Future[None] = Future()
+    # --- the owner's thread ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._jobs or self._commands or self._stopping or self._running, IDLE_S)
+                commands = list(self._commands)
+                self._commands.clear()
+            for command, future in commands:
+                _settle(future, command)
+            self._take_in()
+            self._let_go()
+            if self._running:
+                self._step()
+                continue
+            with self._wake:
+                if self._stopping and not self._commands and not self._jobs and not self._parked:
+                    return  # nothing is queued, and nothing is accepted any more
+
+    def _take_in(self) -> None:
+        """Let waiting jobs run, the oldest first, as many as may run at once."""
+        while len(self._running) < self._max_batch:
+            with self._wake:
+                if not self._jobs:
+                    return
+                job = self._jobs.popleft()
+            if not job.done.running() and not job.done.set_running_or_notify_cancel():
+                continue
+            now, known = time.monotonic(), self._known.get(job.adapter or "")
+            if job.cancelled:
+                job.done.set_result(Generated(0, now, now))
+            elif now > job.deadline:
+                job.done.set_exception(_too_late())
+            elif job.adapter is not None and known is None:
+                job.done.set_exception(_unloaded(job))
+            elif known is not None and known.id not in self._adapters:
+                self._park(job, known)
+            else:
+                self._start(job, known)
+
+    def _start(self, job: Job, known: _Known | None) -> None:
+        request = Request(
+            id=next(self._ids),
+            prompt=job.prompt,
+            max_new_tokens=job.max_new_tokens,
+            end_tokens=self._end,
+            salt=_salt(job.adapter),
+        )
+        dice = None
+        if job.temperature > 0:
+            dice = torch.Generator(self.base.model.device)
+            dice.manual_seed(job.seed if job.seed is not None else time.time_ns() % 2**63)
+        if known is not None:
+            known.users += 1
+            known.used = next(self._used)
+        self._running[request.id] = _Running(job, request, time.monotonic(), dice, known)
+        self._batch.add(request)
+
+    def _let_go(self) -> None:
+        """End the requests that are cancelled or too late."""
+        now = time.monotonic()
+        for adapter, parked in list(self._parked.items()):
+            for job in [job for job in parked if job.cancelled or now > job.deadline]:
+                parked.remove(job)
+                job.done.set_result(Generated(0, now, now)) if job.cancelled else job.done.set_exception(_too_late())
+            if not parked:
+                del self._parked[adapter]
+        for running in list(self._running.values()):
+            if running.job.cancelled:
+                self._batch.cancel(running.request)
+                self._finish(running, now)
+            elif now > running.job.deadline:
+                self._batch.cancel(running.request)
+                self._fail(running, DeadlineExceeded("The answer was not ready within the deadline. Ask for less."))
+
+    def _step(self) -> None:
+        try:
+            stepped = self._batch.step()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            self._fail_step(Unavailable("The GPU's memory is full. Try again, or ask for less.", retry_after=5))
+            return
+        except NotFinite as error:
+            self._fail_step(InternalError(f"The answer could not be computed: {error}."))
+            return
+        except Exception as error:
+            log.exception("the model failed")
+            self._fail_step(InternalError(f"The model failed ({type(error).__name__})."))
+            return
+        now = time.monotonic()
+        for request in stepped:
+            running = self._running.get(request.id)
+            if running is not None:
+                self._tell(running)
+                if request.over:
+                    self._finish(running, now)
+
+    def _tell(self, running: _Running) -> None:
+        if running.job.on_piece is None:
+            return
+        tokens = self._answer(running.request)
+        if len(tokens) > running.told:
+            running.job.on_piece(tokens[running.told :])
+            running.told = len(tokens)
+
+    def _answer(self, request: Request) -> list[int]:
+        tokens = request.tokens
+        return tokens[:-1] if tokens and tokens[-1] in self._end else tokens
+
+    def _finish(self, running: _Running, now: float) -> None:
+        tokens = self._answer(running.request)
+        cut = len(tokens) == len(running.request.tokens) >= running.job.max_new_tokens
+        running.job.done.set_result(Generated(len(tokens), running.began, now, cut, tokens))
+        self._forget(running)
+
+    def _fail(self, running: _Running, error: AskTwiceError) -> None:
+        running.job.done.set_exception(error)
+        self._forget(running)
+
+    def _fail_step(self, error: AskTwiceError) -> None:
+        for request in self._batch.drop():
+            if request.id in self._running:
+                self._fail(self._running[request.id], error)
+
+    def _forget(self, running: _Running) -> None:
+        del self._running[running.request.id]
+        known = running.adapter
+        if known is not None:
+            known.users -= 1
+            if not known.users and self._leaving.pop(known.id, None) is not None:
+                self._adapters.remove(known.id)
+            if not known.users:
+                self._unpark()  # its columns may be what others wait for
+
+    def _before(self, packed: Packed) -> None:
+        def adapter(request: Request | None) -> str | None:
+            return self._running[request.id].job.adapter if request else None
+
+        self._adapters.select(
+            [(adapter(request), tokens) for request, tokens in packed.requests], list(map(adapter, packed.kept))
+        )
+
+    def _choose(self, logits: torch.Tensor, requests: list[Request]) -> torch.Tensor:
+        """The most likely token, or, with a temperature, one drawn by the request's own dice."""
+        chosen = logits.argmax(-1)
+        if not bool(torch.isfinite(logits.amax(-1)).all()):  # what is no number is the largest
+            # Whose fault it is cannot be seen here: in packed attention it spreads to the other requests.
+            raise NotFinite("what the model computed is not a number")
+        for row, request in enumerate(requests):
+            running = self._running[request.id]
+            if running.dice is not None:
+                shares = _nucleus((logits[row] / running.job.temperature).softmax(-1), running.job.top_p)
+                chosen[row] = torch.multinomial(shares, 1, generator=running.dice)[0]
+        return chosen
+
+    def _command(self, command: Callable[[], None], future: "Future[None] | None" = None) -> "Future[None]":
+        future = future or Future()
         with self._wake:
             if self._stopping:
                 future.set_exception(Unavailable("The generator is stopping.", retry_after=5))
@@ -131,181 +354,135 @@ class Engine:
             self._wake.notify()
         return future
 
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._jobs or self._commands or self._stopping)
-                commands = list(self._commands)
-                self._commands.clear()
-            for command, future in commands:
-                _settle(future, command)
-            batch = self._next_batch()
-            if batch:
-                self._answer(batch)
-                continue
-            with self._wake:
-                if self._stopping and not self._commands and not self._jobs:
-                    return  # nothing is queued, and nothing is accepted any more
-
-    def _next_batch(self) -> list[Job]:
-        """Take the oldest job and those behind it that can share its forward passes."""
-        with self._wake:
-            if not self._jobs:
-                return []
-            first = self._jobs.popleft()
-            batch = [first]
-            if first.temperature == 0:  # a sampled answer depends on its seed alone only when it runs alone
-                fits = [job for job in self._jobs if job.adapter == first.adapter and job.temperature == 0]
-                batch += fits[: self._max_batch - 1]
-                taken = set(map(id, batch))
-                self._jobs = deque(job for job in self._jobs if id(job) not in taken)
-            return batch
-
-    def _answer(self, batch: list[Job]) -> None:
-        self._running = batch = [job for job in batch if self._is_wanted(job)]
-        if not batch:
+    def _load(self, known: _Known, weights: LoraWeights) -> None:
+        if known.id in self._known:
             return
+        if known.id in self._leaving:  # it still answers its last requests, and the id stands for its content
+            known = self._leaving.pop(known.id)
+            self._known[known.id] = known
+            return
+        self._place(known, weights)
         try:
-            self._generate(batch, _Rows(batch, self._end_tokens()))
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            self._fail(batch, Unavailable("The GPU's memory is full. Try again, or ask for less.", retry_after=5))
-        except AskTwiceError as error:
-            self._fail(batch, error)
-        except Exception as error:
-            log.exception("the model failed")
-            self._fail(batch, InternalError(f"The model failed ({type(error).__name__})."))
-
-    def _is_wanted(self, job: Job) -> bool:
-        if job.cancelled or not job.done.set_running_or_notify_cancel():
-            return False
-        if time.monotonic() > job.deadline:
-            job.done.set_exception(DeadlineExceeded("The request waited longer than its deadline."))
-            return False
-        return True
-
-    def _fail(self, batch: list[Job], error: AskTwiceError) -> None:
-        for job in batch:
-            if not job.done.done():
-                job.done.set_exception(error)
-
-    @torch.inference_mode()
-    def _generate(self, batch: list[Job], rows: "_Rows") -> None:
-        first = batch[0]
-        longest = max(len(job.prompt) for job in batch)
-        pad = self.base.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (longest - len(job.prompt)) + job.prompt for job in batch])
-        mask = torch.tensor([[0] * (longest - len(job.prompt)) + [1] * len(job.prompt) for job in batch])
-        sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if first.temperature > 0:
-            sampling = {"do_sample": True, "temperature": first.temperature, "top_p": 1.0, "top_k": 0}
-            torch.manual_seed(first.seed if first.seed is not None else time.time_ns() % 2**63)
-        self._switch(first.adapter)
-        self._model.generate(
-            input_ids=ids.to(self.base.model.device),
-            attention_mask=mask.to(self.base.model.device),
-            max_new_tokens=max(job.max_new_tokens for job in batch),
-            stopping_criteria=StoppingCriteriaList([rows]),
-            pad_token_id=pad,
-            **sampling,
-        )
-
-    def _switch(self, adapter: str | None) -> None:
-        if adapter is not None and adapter not in self._resident:
-            raise Unavailable(f"The adapter {adapter} was unloaded meanwhile.", retry_after=1)
-        if adapter == self._active or not self._resident:
-            return
-        self._active = _NO_ADAPTER  # until the switch is complete
-        if adapter is None:
-            self._model.base_model.disable_adapter_layers()
-        else:
-            self._model.base_model.enable_adapter_layers()
-            self._model.set_adapter(self._resident[adapter])
-            self._model.requires_grad_(False)
-        self._active = adapter
-
-    def _load(self, adapter: str, folder: Path) -> None:
-        if adapter in self._resident:
-            return
-        self._active = _NO_ADAPTER
-        # PEFT's names become names of modules, which may not hold a dot; two ids may share their digest.
-        name = "a" + hashlib.sha256(adapter.encode()).hexdigest()[:16]
-        try:
-            if isinstance(self._model, PeftModel):
-                self._model.load_adapter(folder, adapter_name=name, is_trainable=False, use_safetensors=True)
-            else:
-                self._model = PeftModel.from_pretrained(
-                    self._model, folder, adapter_name=name, is_trainable=False, use_safetensors=True
-                )
-            self._model.eval()
+            self._try_out(known.id)
         except BaseException:
-            self._forget(name)
+            self._adapters.remove(known.id)
             raise
-        self._resident[adapter] = name
+        self._known[known.id] = known
 
-    def _forget(self, name: str) -> None:
-        """Undo a failed load: PEFT leaves its name registered, its layers in the model, random weights in them."""
-        if isinstance(self._model, PeftModel):
-            if name in self._model.peft_config:
-                self._model.delete_adapter(name)
+    def _place(self, known: _Known, weights: LoraWeights) -> None:
+        """Write an adapter into the model; those that are longest unused make room for it.
+
+        Raises:
+            Unavailable: the adapters of running requests leave none.
+        """
+        here = [each for each in self._known.values() if each.id in self._adapters]
+        idle = [each for each in here if not each.users and not each.pinned]
+        idle.sort(key=lambda each: each.used)
+        while True:
+            try:
+                self._adapters.place(known.id, weights)
+            except NoRoom as error:
+                if not idle:
+                    raise Unavailable(f"There is no room for another adapter: {error}.", retry_after=5) from error
+                self._adapters.remove(idle.pop(0).id)
+            else:
+                known.weights = weights
+                known.used = next(self._used)
+                return
+
+    def _try_out(self, adapter: str) -> None:
+        """Let an adapter say a few words before anyone asks it.
+
+        Raises:
+            ValueError: what it computes is not finite.
+        """
+        self._adapters.select([(adapter, 1)], [adapter])  # one row for all tokens
+        prompt = torch.arange(3, 11, device=self.base.model.device)[None] % self.base.model.config.vocab_size
+        logits = self.base.model(input_ids=prompt, use_cache=False).logits
+        if not bool(torch.isfinite(logits).all()):
+            raise ValueError("what it computes is not finite")
+
+    def _park(self, job: Job, known: _Known) -> None:
+        """Keep a job until its adapter is in the model again, and fetch that."""
+        parked = self._parked.setdefault(known.id, [])
+        parked.append(job)
+        if len(parked) == 1:
+            self._fetch(known)
+
+    def _fetch(self, known: _Known) -> None:
+        if known.weights is not None:
+            self._bring_back(known, known.weights)
             return
-        for parent in list(self._model.modules()):
-            for child_name, child in list(parent.named_children()):
-                if isinstance(child, LoraLayer):
-                    setattr(parent, child_name, child.get_base_layer())
-        if hasattr(self._model, "peft_config"):
-            del self._model.peft_config
+
+        def read() -> None:
+            try:
+                weights = read_weights(known.folder, self.base.linears, known.sha256)
+            except Exception as error:
+                reason = f"The adapter {known.id} cannot be read any more: {error}"
+                self._command(lambda: self._give_up(known, Unavailable(reason, retry_after=5)))
+            else:
+                self._command(lambda: self._bring_back(known, weights))
+
+        self._reader.submit(read)
+
+    def _bring_back(self, known: _Known, weights: LoraWeights) -> None:
+        if known.id not in self._known:  # unloaded meanwhile
+            return
+        try:
+            self._place(known, weights)
+        except Unavailable:  # all columns answer somebody: again when one of them is free
+            known.weights = weights
+            return
+        with self._wake:
+            self._jobs.extendleft(reversed(self._parked.pop(known.id, [])))
+
+    def _unpark(self) -> None:
+        for adapter in list(self._parked):
+            known = self._known[adapter]
+            if known.weights is not None:
+                self._bring_back(known, known.weights)
+
+    def _give_up(self, known: _Known, error: AskTwiceError) -> None:
+        for job in self._parked.pop(known.id, []):
+            job.done.set_exception(error)
 
     def _unload(self, adapter: str) -> None:
-        name = self._resident.pop(adapter, None)
-        if name is None:
+        known = self._known.pop(adapter, None)
+        if known is None:
             return
-        self._active = _NO_ADAPTER
-        if self._resident:
-            self._model.set_adapter(next(iter(self._resident.values())))
-            self._model.delete_adapter(name)
-        else:
-            self._model = self._model.unload()
-            self._active = None
+        for job in self._parked.pop(adapter, []):
+            job.done.set_exception(_unloaded(job))
+        if known.users:
+            self._leaving[adapter] = known
+        elif adapter in self._adapters:
+            self._adapters.remove(adapter)
 
     def _end_tokens(self) -> set[int]:
-        end = self.base.model.generation_config.eos_token_id
+        end: Any = self.base.model.generation_config.eos_token_id
         found = set(end if isinstance(end, list) else [end]) | {self.base.tokenizer.eos_token_id}
         return {token for token in found if token is not None}
 
 
-class _Rows(StoppingCriteria):  # type: ignore[misc]
-    """Follows each row of a batch: hands out its new tokens, and ends it at its own limit, deadline or cancellation."""
+def _nucleus(shares: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The smallest set of tokens that has this share of the probability (Holtzman et al. 2019, arXiv:1904.09751)."""
+    if top_p >= 1:
+        return shares
+    ordered, at = shares.sort(descending=True)
+    outside = ordered.cumsum(-1) - ordered >= top_p
+    return shares.scatter(-1, at[outside], 0.0)
 
-    def __init__(self, jobs: list[Job], end_tokens: set[int]):
-        self._jobs = jobs
-        self._end = end_tokens
-        self._tokens: list[list[int]] = [[] for _ in jobs]
-        self._over = [False] * len(jobs)
-        self._began = time.monotonic()
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """``input_ids`` is [rows, length], the last column being new. Returns which rows are over, [rows] bool."""
-        now = time.monotonic()
-        for row, token in enumerate(input_ids[:, -1].tolist()):
-            if not self._over[row]:
-                self._over[row] = self._take(self._jobs[row], self._tokens[row], token, now)
-        return torch.tensor(self._over, device=input_ids.device)
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("The request waited longer than its deadline.")
 
-    def _take(self, job: Job, tokens: list[int], token: int, now: float) -> bool:
-        """Take one row's new token; return whether the row is over, in which case its job is settled."""
-        if now > job.deadline:
-            job.done.set_exception(DeadlineExceeded("The answer was not ready within the deadline. Ask for less."))
-            return True
-        ended = token in self._end
-        if not ended:
-            tokens.append(token)
-            if job.on_tokens is not None:
-                job.on_tokens([token])
-        if ended or job.cancelled or len(tokens) >= job.max_new_tokens:
-            job.done.set_result(Generated(tokens, self._began, now))
-            return True
-        return False
+
+def _unloaded(job: Job) -> Unavailable:
+    return Unavailable(f"The adapter {job.adapter} was unloaded meanwhile.", retry_after=1)
+
+
+def _salt(adapter: str | None) -> int:
+    """Where the hashes of a request's pages begin: ids hold the digest of the adapter's content."""
+    return int.from_bytes(hashlib.blake2b((adapter or "").encode(), digest_size=8).digest(), "little")
 
 
 def _settle(future: "Future[None]", command: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
@@ -28,6 +28,8 @@ class Base:
     device: str
     linears: dict[str, tuple[int, int]]
     """Name of each linear layer -> (outputs, inputs): what an adapter may attach to."""
+    output_embedding: str = ""
+    """The name of the layer that makes logits; of the tokens of a step it sees only those that are continued."""
 
     @property
     def max_tokens(self) -> int:
@@ -63,7 +65,25 @@ def load_base(settings: GeneratorSettings) -> Base:
         _compute_in_float32(model)
     if device == "cpu":
         torch.set_num_threads(settings.threads or _threads(model))
-    return Base(model, tokenizer, _record(settings, model, dtype), device, _linears(model))
+    head = model.get_output_embeddings()
+    last = next((name for name, module in model.named_modules() if module is head), "")
+    return Base(model, tokenizer, _record(settings, model, dtype), device, linear_layers(model), last)
+
+
+def load_outline(settings: GeneratorSettings) -> Base:
+    """Load the tokenizer and the shapes of a model whose weights a server has.
+
+    Raises:
+        OSError: the model is not there or its files are damaged.
+    """
+    _quiet()
+    tokenizer = AutoTokenizer.from_pretrained(settings.base)
+    ensure_chat_template(tokenizer)
+    config = AutoConfig.from_pretrained(settings.base, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    record = _record(settings, model, model.dtype)
+    return Base(model, tokenizer, record, "server", linear_layers(model))
 
 
 def _compute_dtype(name: str, device: str) -> torch.dtype:
@@ -92,7 +112,8 @@ def _compute_in_float32(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _linears(model: Any) -> dict[str, tuple[int, int]]:
+def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
+    """Name of each linear layer -> (outputs, inputs)."""
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):

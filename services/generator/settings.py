@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.artifacts import Home
@@ -11,7 +11,9 @@ from contracts.prompts import SYSTEM_PROMPT
 
 
 class GeneratorSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="ASKTWICE_", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="ASKTWICE_", env_ignore_empty=True, extra="ignore", populate_by_name=True
+    )
 
     home: Path = Path("artifacts")
     base: str = "models/asktwice-tiny"
@@ -27,6 +29,19 @@ class GeneratorSettings(BaseSettings):
     """The part of the GPU's memory that this process may take."""
     system_prompt: str = SYSTEM_PROMPT
     """An adapter that was trained with another one is refused."""
+    backend: Literal["transformers", "openai"] = Field(
+        default="transformers", validation_alias=AliasChoices("GENERATOR_BACKEND", "ASKTWICE_BACKEND", "backend")
+    )
+    """What generates: our own engine, or a server that speaks OpenAI's API, such as vLLM."""
+    backend_url: str = "http://127.0.0.1:8001/v1"
+    """Of the backend ``openai``: where its API is, up to and with ``/v1``."""
+    backend_api_key: str = "none"
+    backend_model: str | None = None
+    """What that server calls the base; by default as ``base``."""
+    checkpoints_gb: float = Field(default=8.0, ge=0)
+    """Memory that fully fine-tuned models may take together; one that is asked for makes room for itself."""
+    checkpoint_idle_s: float = Field(default=600.0, gt=0)
+    """After this long without a request such a model is let go."""
     retriever_url: str | None = None
     max_batch: int = Field(default=16, ge=1, le=256)
     queue_limit: int = Field(default=512, ge=64)

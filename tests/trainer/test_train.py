@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from contracts.artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Home, adapter_digest, published_adapters, sha256_file
+from contracts.artifacts import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    AdapterManifest,
+    Home,
+    adapter_digest,
+    published_adapters,
+    sha256_file,
+)
 from contracts.errors import InvalidInput
 from contracts.generation import Mode
 from contracts.prompts import build_messages
@@ -68,7 +76,7 @@ def test_a_csv_becomes_an_adapter_that_plain_peft_loads(settings: Settings, base
 
     manifest = result.manifest
     assert result.folder.name == manifest.id == f"sales.{adapter_digest(result.folder)}"
-    assert [m.id for m in published_adapters(Home(path=settings().home))] == [manifest.id]
+    assert [m.id for m in published_adapters(Home(path=settings().home), AdapterManifest)] == [manifest.id]
     assert manifest.modes == [Mode.ft]
     assert (manifest.base.model, manifest.base.quantization) == ("tiny-random", "nf4")
     assert manifest.files == {n: sha256_file(result.folder / n) for n in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
@@ -162,7 +170,7 @@ def test_the_same_training_again_is_skipped_and_makes_its_adapter_the_newest(set
     assert again.skipped
     assert not steps
     assert (again.folder, again.manifest.created) == (first.folder, first.manifest.created)
-    newest = [m.id for m in published_adapters(Home(path=settings().home))]
+    newest = [m.id for m in published_adapters(Home(path=settings().home), AdapterManifest)]
     assert newest == [first.manifest.id, other.manifest.id]
 
 
@@ -222,7 +230,7 @@ def test_a_killed_training_publishes_nothing_and_the_next_call_finishes_it(setti
     command += ["--recipe", given.recipe, "--home", str(given.home)]
     code, _ = run_until("step 7/", signal.SIGKILL, command)
     assert code == -signal.SIGKILL
-    assert not published_adapters(Home(path=given.home))
+    assert not published_adapters(Home(path=given.home), AdapterManifest)
 
     code, printed = run_until("step 10/", signal.SIGINT, command)
     assert code == 130
@@ -233,14 +241,16 @@ def test_a_killed_training_publishes_nothing_and_the_next_call_finishes_it(setti
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "goes on from its checkpoint-9" in done.stderr
     assert "Warning" not in done.stderr
-    published = [given.home / "adapters" / manifest.id for manifest in published_adapters(Home(path=given.home))]
+    published = [
+        given.home / "adapters" / manifest.id for manifest in published_adapters(Home(path=given.home), AdapterManifest)
+    ]
     assert list(map(str, published)) == [done.stdout.strip()]
 
 
 def test_a_diverging_training_is_stopped_and_publishes_nothing(settings: Settings) -> None:
     with pytest.raises(InvalidInput, match="diverged"):
         train(settings({"learning_rate": 1e30, "warmup": 0}))
-    assert not published_adapters(Home(path=settings().home))
+    assert not published_adapters(Home(path=settings().home), AdapterManifest)
 
 
 def test_too_few_rows_are_refused_and_few_rows_have_no_dev_loss(settings: Settings, csv: Path) -> None:

@@ -80,7 +80,9 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Publish = Callable[..., AdapterManifest]
 
 
-def publish(home: Home, base_folder: Path, name: str, *, seed: int, **changes: Any) -> AdapterManifest:
+def publish(
+    home: Home, base_folder: Path, name: str, *, seed: int, quantization: str = "nf4", **changes: Any
+) -> AdapterManifest:
     """Publish an adapter with random weights, as the trainer would. ``changes`` go into the manifest."""
     torch.manual_seed(seed)
     model = get_peft_model(
@@ -104,7 +106,7 @@ def publish(home: Home, base_folder: Path, name: str, *, seed: int, **changes: A
             base=BaseModelRecord(
                 model=base_folder.name,
                 revision=local_revision(base_folder),
-                quantization="nf4",
+                quantization=quantization,
                 compute_dtype="float32",
             ),
             data=DataRecord(file="d.csv", sha256="0", rows=1, train_rows=[1], dev_rows=[]),

@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from services.generator.app import create_app
 from services.generator.settings import GeneratorSettings
 from services.kit import problem_response
 from tests.services.generator.conftest import publish
+from tests.services.generator.test_checking import HOSTILE, tampered
 from tests.serving import AWKWARD_BODIES, MALFORMED_BODIES, eventually, ready_client, serving
 
 PASSAGES = ["Курс стоит 100 рублей.", "Курс длится 3 месяца.", "Есть скидка."]
@@ -74,6 +76,16 @@ def test_only_passages_that_fit_are_sources(client: httpx.Client) -> None:
     none = ask(client, "rag", question="long", max_new_tokens=1000)
     assert none.status_code == 422
     assert "max_new_tokens" in none.json()["detail"]
+
+
+def test_of_a_passage_that_does_not_fit_a_beginning_is_kept_and_told(client: httpx.Client) -> None:
+    whole = ask(client, "rag", question="long").json()["sources"][0]["text"]
+    room = 1024 - ask(client, "base", question="long").json()["usage"]["prompt_tokens"]
+    answer = ask(client, "rag", question="long", max_new_tokens=room - 120).json()
+    [source] = answer["sources"]
+    assert source["text"].endswith(" …")
+    assert whole.startswith(source["text"].removesuffix(" …"))
+    assert 50 < len(source["text"]) < len(whole)
 
 
 def test_a_question_that_does_not_fit_is_refused_with_the_limit(client: httpx.Client) -> None:
@@ -265,3 +277,97 @@ def test_a_base_that_cannot_be_loaded_is_told_and_nothing_crashes(tmp_path: Path
         assert "cannot be loaded" in str(reason)
         assert ask(client, "base").status_code == 503
         assert client.get("/healthz").status_code == 200
+
+
+def test_a_client_that_leaves_frees_its_place(settings: GeneratorSettings, home: Home, base_folder: Path) -> None:
+    alone = settings.model_copy(update={"max_batch": 1})
+    with serving(create_app(alone, retriever())) as url, ready_client(url) as client:
+        for n in range(40):  # the random model ends most answers soon
+            long = {"question": f"Привет {n}?", "max_new_tokens": 600, "temperature": 1.0, "seed": n}
+            begun = time.monotonic()
+            whole = client.post("/ask", params={"mode": "base"}, json=long).json()
+            took = time.monotonic() - begun
+            if whole["usage"]["completion_tokens"] > 200:
+                break
+        assert whole["usage"]["completion_tokens"] > 200
+        chat = {"model": "base", "messages": [{"role": "user", "content": long["question"]}]}
+        chat |= {"max_tokens": 600, "temperature": 1.0, "seed": long["seed"]}
+        for _ in range(5):  # each of them would take ``took``
+            for path, body in (("/ask?mode=base", long), ("/v1/chat/completions", chat)):
+                with pytest.raises(httpx.TimeoutException), httpx.Client(base_url=url, timeout=0.05) as hasty:
+                    hasty.post(path, json=body)
+                with client.stream("POST", path, json=body | {"stream": True}) as answer:
+                    next(answer.iter_lines())
+        begun = time.monotonic()
+        assert ask(client, "base").status_code == 200
+        assert time.monotonic() - begun < max(1.0, took)
+
+
+def test_more_than_may_wait_are_told_to_come_back_at_once(settings: GeneratorSettings) -> None:
+    small = settings.model_copy(update={"max_batch": 1, "queue_limit": 64})
+    with serving(create_app(small, retriever())) as url, ready_client(url) as client:
+        long = {"question": "Привет?", "max_new_tokens": 300, "temperature": 1.5, "seed": 1}
+
+        def one(_: int) -> tuple[int, float, str | None]:
+            with httpx.Client(base_url=url, timeout=120) as own:
+                begun = time.monotonic()
+                answer = own.post("/ask", params={"mode": "base"}, json=long)
+                return answer.status_code, time.monotonic() - begun, answer.headers.get("Retry-After")
+
+        with ThreadPoolExecutor(110) as clients:
+            answers = list(clients.map(one, range(110)))
+        refused = [answer for answer in answers if answer[0] == 429]
+        assert {status for status, _, _ in answers} == {200, 429}
+        assert len(answers) - len(refused) >= 65, "64 may wait while one is answered"
+        assert all(after is not None for _, _, after in refused)
+        assert ask(client, "base").status_code == 200
+
+
+def test_hostile_adapters_are_listed_with_the_reason_and_change_nobody(
+    client: httpx.Client, home: Home, base_folder: Path
+) -> None:
+    good = publish(home, base_folder, "good", seed=1)
+    questions = [f"Вопрос {n}?" for n in range(6)]
+
+    def said() -> list[str]:
+        return [
+            ask(client, mode, question=question).json()["answer"] for question in questions for mode in ("base", "ft")
+        ]
+
+    before, folders = said(), []
+    for name in ("alpha 1e30", "all values NaN", "a pickle", "rank 50 million", "cut", "weights are a link"):
+        folders.append(tampered(home, base_folder, HOSTILE[name][0]).name)
+        assert said() == before
+    listing = {each["id"]: each for each in client.get("/adapters").json()["adapters"]}
+    assert listing[good.id]["state"] == "ready"
+    for folder in folders:
+        assert listing[folder]["state"] == "refused"
+        assert listing[folder]["reason"]
+
+
+def test_a_pinned_adapter_stays_pinned_until_it_is_unloaded(
+    client: httpx.Client, home: Home, base_folder: Path
+) -> None:
+    id = publish(home, base_folder, "sales", seed=1).id
+    assert client.post(f"/adapters/{id}/pin").status_code == 404 or ask(client, "ft").status_code == 200
+    assert ask(client, "ft").status_code == 200
+    assert client.post(f"/adapters/{id}/pin").json()["pinned"] is True
+    assert client.get("/adapters").json()["adapters"][0]["pinned"] is True
+    assert client.post(f"/adapters/{id}/unpin").json()["pinned"] is False
+    client.post(f"/adapters/{id}/pin")
+    assert client.post(f"/adapters/{id}/unload").json()["pinned"] is False
+    refused = client.post(f"/adapters/{id}/pin")
+    assert (refused.status_code, refused.json()["code"]) == (409, "adapter_missing")
+
+
+def test_metrics_tell_the_load_and_the_prefix_caches_hits(client: httpx.Client) -> None:
+    def metric(name: str) -> float:
+        lines = client.get("/metrics").text.splitlines()
+        [line] = [line for line in lines if line.startswith(f"asktwice_generator_{name} ")]
+        return float(line.split()[1])
+
+    assert metric("prompt_tokens") == 0
+    tokens = [ask(client, "base", question=question).json()["usage"]["prompt_tokens"] for question in ("Да?", "Нет?")]
+    assert metric("prompt_tokens") == sum(tokens)
+    assert metric("shared_tokens") >= 32, "the system prompt was there the second time"
+    assert metric("running") == metric("waiting") == 0

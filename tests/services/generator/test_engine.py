@@ -1,4 +1,5 @@
 import random
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from contracts.artifacts import Home
-from contracts.errors import DeadlineExceeded, Overloaded, Unavailable
-from services.generator.engine import Engine, Generated, Job
+from contracts.errors import DeadlineExceeded, InternalError, Overloaded, Unavailable
+from services.generator.engine import Engine
+from services.generator.jobs import Generated, Job
 from services.generator.model import load_base
 from services.generator.settings import GeneratorSettings
 from tests.services.generator.conftest import publish
@@ -103,7 +105,7 @@ def test_a_first_adapter_that_cannot_be_loaded_leaves_the_base_as_it_was(
     tensors = load_file(folder / "adapter_model.safetensors")
     last = sorted(tensors)[-1]
     save_file({**tensors, last: torch.ones(3, 3)}, folder / "adapter_model.safetensors")
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ValueError, match="size mismatch"):
         engine.load(manifest.id, folder).result(60)
     assert [run(engine, job(prompt)).tokens for prompt in prompts(4)] == before
     good = publish(home, base_folder, "good", seed=2)
@@ -172,3 +174,121 @@ def test_a_stopping_engine_finishes_what_it_took(settings: GeneratorSettings) ->
     assert all(each.done.result(0).tokens is not None for each in jobs)
     with pytest.raises(Unavailable):
         engine.submit(job([5, 6, 7]))
+
+
+def test_more_adapters_than_there_is_room_for_take_turns(
+    settings: GeneratorSettings, home: Home, base_folder: Path
+) -> None:
+    engine = Engine(load_base(settings), max_batch=4, queue_limit=1000, columns=8)  # two of rank 4
+    ids = []
+    for seed in range(1, 6):
+        manifest = publish(home, base_folder, f"n{seed}", seed=seed)
+        engine.load(manifest.id, home.adapters / manifest.id, manifest.files).result(60)
+        ids.append(manifest.id)
+    asked = prompts(6)
+    alone = {(n, id): run(engine, job(prompt, id)).tokens for n, prompt in enumerate(asked) for id in ids}
+    assert len({tuple(alone[0, id]) for id in ids}) == len(ids)
+    keys = random.Random(3).choices(list(alone), k=120)
+    with ThreadPoolExecutor(16) as clients:
+        mixed = list(clients.map(lambda key: run(engine, job(asked[key[0]], key[1])).tokens, keys))
+    assert mixed == [alone[key] for key in keys]
+    engine.stop()
+
+
+def test_requests_end_with_the_adapter_that_they_began_with(engine: Engine, home: Home, base_folder: Path) -> None:
+    manifest = publish(home, base_folder, "guest", seed=3)
+    folder = home.adapters / manifest.id
+    engine.load(manifest.id, folder).result(60)
+    asked = prompts(8)
+    alone = [run(engine, job(prompt, manifest.id, max_new_tokens=60)).tokens for prompt in asked]
+    running = [job(prompt, manifest.id, max_new_tokens=60) for prompt in asked]
+    begun = threading.Event()
+    running[0].on_piece = lambda _: begun.set()
+    for each in running:
+        engine.submit(each)
+    assert begun.wait(60)
+    engine.unload(manifest.id).result(60)
+    with pytest.raises(Unavailable):
+        run(engine, job(asked[0], manifest.id))
+    engine.load(manifest.id, folder).result(60)  # while the old requests may still run
+    assert run(engine, job(asked[0], manifest.id, max_new_tokens=60)).tokens == alone[0]
+    assert [each.done.result(60).tokens for each in running] == alone
+
+
+def test_an_adapter_that_was_swapped_after_its_check_is_not_loaded(
+    engine: Engine, home: Home, base_folder: Path
+) -> None:
+    manifest, other = publish(home, base_folder, "one", seed=1), publish(home, base_folder, "two", seed=2)
+    weights = home.adapters / manifest.id / "adapter_model.safetensors"
+    weights.write_bytes((home.adapters / other.id / "adapter_model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="changed after it was checked"):
+        engine.load(manifest.id, home.adapters / manifest.id, manifest.files).result(60)
+    with pytest.raises(Unavailable):
+        run(engine, job([5, 6, 7], manifest.id))
+
+
+def test_an_adapter_whose_sums_overflow_is_not_loaded(engine: Engine, home: Home, base_folder: Path) -> None:
+    manifest = publish(home, base_folder, "loud", seed=1)
+    weights = home.adapters / manifest.id / "adapter_model.safetensors"
+    save_file({name: value * 0 + 3e38 for name, value in load_file(weights).items()}, weights)
+    before = [run(engine, job(prompt)).tokens for prompt in prompts(3)]
+    with pytest.raises(ValueError, match="not finite"):
+        engine.load(manifest.id, home.adapters / manifest.id).result(60)
+    assert [run(engine, job(prompt)).tokens for prompt in prompts(3)] == before
+    with pytest.raises(Unavailable):
+        run(engine, job([5, 6, 7], manifest.id))
+
+
+def test_a_model_that_fails_ends_one_request_and_answers_the_others(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = prompts(6)
+    alone = [run(engine, job(prompt)).tokens for prompt in asked]
+    forward = engine.base.model.forward
+
+    def poisoned(*given: object, **named: torch.Tensor) -> object:
+        if bool((named["input_ids"] == 701).any()):
+            raise RuntimeError("a fault")
+        return forward(*given, **named)
+
+    monkeypatch.setattr(engine.base.model, "forward", poisoned)
+    jobs = [job(prompt) for prompt in (*asked[:3], [*asked[3], 701], *asked[4:])]
+    for each in jobs:
+        engine.submit(each)
+    with pytest.raises(InternalError, match="RuntimeError"):
+        jobs[3].done.result(60)
+    others = [each.done.result(60).tokens for n, each in enumerate(jobs) if n != 3]
+    assert others == [tokens for n, tokens in enumerate(alone) if n != 3]
+
+
+def test_an_adapter_that_goes_mad_in_service_fails_its_own_requests_only(
+    engine: Engine, home: Home, base_folder: Path
+) -> None:
+    manifest = publish(home, base_folder, "one", seed=1)
+    engine.load(manifest.id, home.adapters / manifest.id).result(60)
+    asked = prompts(4)
+    alone = [run(engine, job(prompt)).tokens for prompt in asked]
+    for layer in engine._adapters._layers.values():
+        layer.down.fill_(3e38)
+    mad, well = [job(prompt, manifest.id) for prompt in asked], [job(prompt) for prompt in asked]
+    for each in (*mad, *well):
+        engine.submit(each)
+    for each in mad:
+        with pytest.raises(InternalError, match="not a number"):
+            each.done.result(60)
+    assert [each.done.result(60).tokens for each in well] == alone
+
+
+def test_a_pinned_adapter_is_not_the_one_that_makes_room(
+    settings: GeneratorSettings, home: Home, base_folder: Path
+) -> None:
+    engine = Engine(load_base(settings), max_batch=4, queue_limit=100, columns=8)  # two of rank 4
+    ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2, 3)]
+    for id in ids[:2]:
+        engine.load(id, home.adapters / id).result(60)
+    engine.pin(ids[0], True).result(60)
+    engine.load(ids[2], home.adapters / ids[2]).result(60)
+    assert ids[0] in engine._adapters
+    assert ids[1] not in engine._adapters
+    assert run(engine, job([5, 6, 7], ids[1])).tokens
+    engine.stop()

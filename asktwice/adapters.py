@@ -1,0 +1,45 @@
+"""``asktwice adapters``: bring ready ones in, list what there is."""
+
+import re
+
+from asktwice.console import say, step
+from asktwice.profiles import Profile
+from contracts.artifacts import Home, ServedManifest, published_adapters
+from contracts.errors import InvalidInput
+from contracts.generation import Mode
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def import_adapter(
+    source: str, name: str, modes: list[Mode], revision: str | None, home: Home, profile: Profile
+) -> str:
+    """Publish an adapter that was made elsewhere; return its id.
+
+    Raises:
+        InvalidInput: the name or the mode cannot be, or the adapter is not one that is served here.
+        Unavailable: the hub does not answer.
+    """
+    if not NAME.fullmatch(name):
+        raise InvalidInput("--name: letters, digits, _ and - only, at most 64, beginning with a letter or digit.")
+    if not all(mode.tuned for mode in modes):
+        raise InvalidInput("--mode: an adapter is for ft, for rag_ft, or for both.")
+    from services.generator.importing import bring_in
+    from services.generator.settings import GeneratorSettings
+
+    settings = GeneratorSettings(home=home.path, base=profile.base)
+    with step(f"Bringing in {source}"):
+        manifest = bring_in(source, name=name, modes=modes, home=home, settings=settings, revision=revision)
+    say(f"  from {manifest.origin}, for {', '.join(mode.value for mode in manifest.modes)}")
+    return manifest.id
+
+
+def show_adapters(home: Home) -> None:
+    """Print one line for each published adapter, newest first."""
+    found = published_adapters(home, ServedManifest)
+    for manifest in found:
+        source = manifest.data.file if manifest.data else manifest.origin or "?"
+        modes = ",".join(mode.value for mode in manifest.modes)
+        print(f"{manifest.id:<40} {modes:<10} {manifest.published:%Y-%m-%d %H:%M}  {source}  on {manifest.base.model}")
+    if not found:
+        say(f"There is no adapter in {home.adapters}. Train one: asktwice train --data FILE --name NAME")

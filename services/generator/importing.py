@@ -1,0 +1,112 @@
+"""Bring a ready adapter in: from the hub or a folder, checked, under an id of our own."""
+
+import hashlib
+import json
+import logging
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from contracts.artifacts import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MANIFEST,
+    Home,
+    ServedManifest,
+    adapter_digest,
+    move_into_place,
+    sha256_file,
+    whole_folder,
+)
+from contracts.errors import InvalidInput, Unavailable
+from contracts.generation import Mode
+from services.generator.checking import MAX_CONFIG_BYTES, Question, Refused, check_in_child, largest_weights
+from services.generator.model import load_outline
+from services.generator.settings import GeneratorSettings
+
+log = logging.getLogger("asktwice")
+
+
+def bring_in(
+    source: str, *, name: str, modes: list[Mode], home: Home, settings: GeneratorSettings, revision: str | None = None
+) -> ServedManifest:
+    """Publish an adapter that was made elsewhere; a running generator picks it up.
+
+    Args:
+        source: a folder with PEFT's two files, or the id of a repository on the Hugging Face hub.
+        name: the registry name; the id is ``NAME.<digest>``.
+        modes: which modes it is for.
+        settings: say which base it has to belong to.
+        revision: commit, tag or branch of the repository; the commit that it stands for is written down.
+
+    Raises:
+        InvalidInput: it has not the two files, or is none that is served; says why.
+        Unavailable: the hub does not answer.
+    """
+    folder, origin = _fetch(source, revision)
+    for needed in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (folder / needed).is_file():
+            others = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) if folder.is_dir() else "nothing"
+            raise InvalidInput(f"{source}: there is no {needed} in it (but {others}). Only safetensors are served.")
+    base = load_outline(settings)
+    with whole_folder(home.adapters) as workshop:
+        size = (folder / ADAPTER_WEIGHTS).stat().st_size
+        if size > largest_weights(base.linears):
+            raise InvalidInput(f"{source}: {ADAPTER_WEIGHTS} is larger ({size} bytes) than any adapter of this base.")
+        made = workshop / "adapter"
+        made.mkdir()
+        _copy_config(folder / ADAPTER_CONFIG, made / ADAPTER_CONFIG, base.record.model)
+        shutil.copyfile(folder / ADAPTER_WEIGHTS, made / ADAPTER_WEIGHTS)
+        now = datetime.now(UTC)
+        manifest = ServedManifest(
+            id=f"{name}.{adapter_digest(made)}",
+            name=name,
+            modes=modes,
+            base=base.record,
+            files={needed: sha256_file(made / needed) for needed in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)},
+            created=now,
+            published=now,
+            origin=origin,
+        )
+        (made / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        made = made.rename(workshop / manifest.id)
+        prompt = hashlib.sha256(settings.system_prompt.encode()).hexdigest()
+        try:
+            check_in_child(Question(folder=made, base=base.record, linears=base.linears, system_prompt_sha256=prompt))
+        except Refused as refused:
+            raise InvalidInput(f"{source}: {refused}") from refused
+        move_into_place(made, home.adapters / manifest.id)
+    return manifest
+
+
+def _fetch(source: str, revision: str | None) -> tuple[Path, str]:
+    folder = Path(source)
+    if folder.is_dir():
+        return folder, folder.resolve().name
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        commit = HfApi().model_info(source, revision=revision).sha
+        found = snapshot_download(source, revision=commit, allow_patterns=[ADAPTER_CONFIG, ADAPTER_WEIGHTS])
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InvalidInput(f"{source} is neither a folder here nor a repository on the hub.") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise Unavailable(f"The hub cannot be asked for {source}: {error}") from error
+    return Path(found), f"{source}@{commit}"
+
+
+def _copy_config(source: Path, target: Path, model: str) -> None:
+    """Copy PEFT's configuration; the base in it is the one that it is served on, not a path of another machine.
+
+    Raises:
+        InvalidInput: it is no JSON object of a sensible size.
+    """
+    try:
+        if source.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError("too large")
+        there = json.loads(source.read_bytes())
+        there["base_model_name_or_path"] = model
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidInput(f"{ADAPTER_CONFIG} is no JSON object of at most {MAX_CONFIG_BYTES} bytes.") from error
+    target.write_text(json.dumps(there, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,130 @@
+"""Fully fine-tuned models beside the base: loaded when asked for, under a budget, let go when idle."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from contracts.artifacts import MANIFEST, BaseModelRecord, Home, ServedManifest, checkpoint_digest, sha256_file
+from contracts.generation import Mode
+from services.generator.app import create_app
+from services.generator.settings import GeneratorSettings
+from tests.services.generator.test_app import ask, retriever
+from tests.serving import eventually, ready_client, serving
+
+Publish = Callable[[str, int], str]
+
+
+@pytest.fixture
+def publish_model(home: Home, base_folder: Path, tmp_path: Path) -> Publish:
+    """Publish a model of the base's shape with other weights, as a trainer of whole models would."""
+
+    def publish(name: str, seed: int) -> str:
+        folder = tmp_path / f"{name}{seed}"
+        shutil.copytree(base_folder, folder)
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_pretrained(base_folder)
+        for parameter in model.parameters():
+            parameter.data += torch.randn_like(parameter) * 0.05
+        model.save_pretrained(folder)
+        files = {path.name: sha256_file(path) for path in folder.iterdir()}
+        now = datetime.now(UTC)
+        manifest = ServedManifest(
+            id=f"{name}.{checkpoint_digest(files)}",
+            name=name,
+            modes=[Mode.ft],
+            base=BaseModelRecord(model="random-tiny", revision="x", quantization="nf4", compute_dtype="float32"),
+            files=files,
+            created=now,
+            published=now,
+        )
+        (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+        home.checkpoints.mkdir(parents=True, exist_ok=True)
+        folder.rename(home.checkpoints / manifest.id)
+        return manifest.id
+
+    return publish
+
+
+@pytest.fixture
+def size(base_folder: Path) -> float:
+    """What one of them counts in the budget, in GB."""
+    return 2 * (base_folder / "model.safetensors").stat().st_size / 1e9
+
+
+@pytest.fixture
+def served(settings: GeneratorSettings, size: float) -> Iterator[httpx.Client]:
+    two = settings.model_copy(update={"checkpoints_gb": 2.5 * size, "checkpoint_idle_s": 600.0})
+    with serving(create_app(two, retriever())) as url, ready_client(url) as client:
+        yield client
+
+
+def states(client: httpx.Client) -> dict[str, str]:
+    return {
+        each["name"]: each["state"] for each in client.get("/adapters").json()["adapters"] if each["kind"] == "full"
+    }
+
+
+def test_it_answers_as_it_would_alone(
+    served: httpx.Client, settings: GeneratorSettings, publish_model: Publish
+) -> None:
+    id, home = publish_model("one", 1), settings.home_folder
+    answer = ask(served, "ft", adapter=id).json()
+    assert answer["adapter"] == id
+    assert answer["answer"] != ask(served, "base").json()["answer"]
+    alone = settings.model_copy(update={"base": str(home.checkpoints / id), "home": home.path / "other"})
+    with serving(create_app(alone, retriever())) as url, ready_client(url) as client:
+        assert ask(client, "base").json()["answer"] == answer["answer"]
+    assert ask(served, "ft").status_code == 409, "without a name only adapters of the base are meant"
+
+
+def test_they_keep_to_their_budget_and_take_turns(served: httpx.Client, publish_model: Publish) -> None:
+    ids = [publish_model(name, seed) for seed, name in enumerate(("one", "two", "three"), start=1)]
+    answers = [ask(served, "ft", adapter=id).json()["answer"] for id in ids]
+    assert len(set(answers)) == 3
+    assert states(served) == {"one": "unloaded", "two": "ready", "three": "ready"}
+    with ThreadPoolExecutor(4) as clients:
+        again = list(clients.map(lambda id: ask(served, "ft", adapter=id), ids[1:] * 4))
+    assert [answer.json()["answer"] for answer in again] == answers[1:] * 4
+    assert ask(served, "ft", adapter=ids[0]).json()["answer"] == answers[0]
+    assert sorted(states(served).values()) == ["ready", "ready", "unloaded"]
+
+
+def test_one_that_is_larger_than_the_budget(settings: GeneratorSettings, size: float, publish_model: Publish) -> None:
+    small = settings.model_copy(update={"checkpoints_gb": 0.5 * size})
+    with serving(create_app(small, retriever())) as url, ready_client(url) as client:
+        refused = ask(client, "ft", adapter=publish_model("one", 1))
+        assert refused.status_code == 409
+        assert "ASKTWICE_CHECKPOINTS_GB" in refused.json()["detail"]
+
+
+def test_an_idle_one_is_let_go(settings: GeneratorSettings, publish_model: Publish) -> None:
+    short = settings.model_copy(update={"checkpoint_idle_s": 0.3})
+    with serving(create_app(short, retriever())) as url, ready_client(url) as client:
+        id = publish_model("one", 1)
+        answer = ask(client, "ft", adapter=id).json()["answer"]
+        eventually(lambda: states(client) == {"one": "unloaded"} or time.sleep(0.1), "let go")
+        assert ask(client, "ft", adapter=id).json()["answer"] == answer
+
+
+@pytest.mark.parametrize("what", ["changed", "a program", "not vouched for"])
+def test_what_was_tampered_with_is_refused(served: httpx.Client, home: Home, publish_model: Publish, what: str) -> None:
+    id = publish_model("one", 1)
+    folder = home.checkpoints / id
+    if what == "changed":
+        (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+    elif what == "a program":
+        (folder / "modeling_x.py").write_text("import os")
+    else:
+        (folder / "more.safetensors").write_bytes(b"x")
+    refused = ask(served, "ft", adapter=id)
+    assert (refused.status_code, refused.json()["code"]) == (409, "adapter_missing")
+    assert states(served) == {"one": "refused"}
+    assert ask(served, "base").status_code == 200
