@@ -7,11 +7,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from contracts.generation import Mode
 
@@ -19,6 +18,7 @@ Manifest = TypeVar("Manifest", bound="ServedManifest")
 MANIFEST = "manifest.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MAX_MANIFEST_BYTES = 20_000_000
 
 
 class Home(BaseModel):
@@ -101,8 +101,8 @@ class ServedManifest(BaseModel):
     system_prompt_sha256: str | None = None
     files: dict[str, str]
     """sha256 of every other file that serving reads."""
-    created: datetime
-    published: datetime
+    created: AwareDatetime
+    published: AwareDatetime
     origin: str | None = None
     """Where an adapter that was brought in comes from: a hub id with its commit, or a folder's name."""
 
@@ -154,8 +154,11 @@ def read_manifest(folder: Path, kind: type[Manifest]) -> Manifest:
     Raises:
         ValueError: there is none, it cannot be read, or the folder is not named by its id.
     """
+    path = folder / MANIFEST
     try:
-        manifest = kind.model_validate_json((folder / MANIFEST).read_bytes())
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ValueError(f"{folder.name}: {MANIFEST} is no plain file of a sensible size")
+        manifest = kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise ValueError(f"{folder.name}: no readable {MANIFEST} ({type(error).__name__})") from error
     if manifest.id != folder.name:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from contracts.artifacts import MANIFEST, Home, ServedManifest, published_adapters
-from contracts.errors import AdapterMissing, InvalidInput, NotFound
+from contracts.errors import AdapterMissing, AskTwiceError, InvalidInput, NotFound
 from contracts.generation import AdapterInfo, Mode
 from services.generator.checking import Question, check_in_child
 from services.generator.checkpoints import Checkpoints
@@ -58,6 +58,7 @@ class Adapters:
         self._entries: dict[str, Entry] = {}
         self._scanning = asyncio.Lock()
         self._seen: list[tuple[str, int]] | None = None
+        self._again = False
         self._working: set[asyncio.Task[None]] = set()
 
     def listing(self) -> list[AdapterInfo]:
@@ -77,8 +78,9 @@ class Adapters:
             if self._checkpoints:
                 await self._checkpoints.scan()
             seen = await asyncio.to_thread(_look, self._home.adapters)
-            if seen == self._seen:
+            if seen == self._seen and not self._again:
                 return
+            self._again = False
             manifests = {m.id: m for m in await asyncio.to_thread(published_adapters, self._home, ServedManifest)}
             for gone in [id for id in self._entries if id not in manifests]:
                 del self._entries[gone]
@@ -90,7 +92,8 @@ class Adapters:
                     entry = self._entries[id] = Entry(manifest)
                     await self._bring_in(entry)
                 entry.manifest = manifest
-                if renewed and entry.state == "refused":  # what stood in the way may have passed
+                waits = entry.state == "loading" and entry.reason is not None
+                if waits or (renewed and entry.state == "refused"):  # what stood in the way may have passed
                     await self._bring_in(entry)
             self._seen = seen
 
@@ -203,6 +206,10 @@ class Adapters:
         try:
             await asyncio.to_thread(check_in_child, self._question(folder))
             await asyncio.wrap_future(self._engine.load(entry.manifest.id, folder, entry.manifest.files))
+        except AskTwiceError as error:  # no room, no server: it may pass
+            entry.state, entry.reason = "loading", error.detail
+            self._again = True
+            log.warning("adapter %s cannot be loaded yet: %s", entry.manifest.id, entry.reason)
         except Exception as error:
             entry.state, entry.reason = "refused", str(error)[:500] or type(error).__name__
             log.warning("adapter %s refused: %s", entry.manifest.id, entry.reason)

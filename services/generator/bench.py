@@ -64,7 +64,7 @@ class Bench:
         ours = _twin(self.bare)
         linears = linear_layers(ours)
         record = BaseModelRecord(model=shape, revision="random", quantization="nf4", compute_dtype=str(self.dtype))
-        base = Base(ours, _NoTokenizer(), record, self.device, linears, "lm_head")
+        base = Base(ours, _NoTokenizer(), record, self.device, linears, output_embedding="lm_head")
         self.engine = Engine(base, max_batch=max(clients, 2), queue_limit=10_000, columns=ADAPTERS * RANK)
         for adapter in map(str, range(ADAPTERS)):
             self.engine.load_weights(adapter, _weights(self.tuned, adapter)).result()

@@ -24,6 +24,7 @@ from contracts.artifacts import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     MANIFEST,
+    MAX_MANIFEST_BYTES,
     BaseModelRecord,
     ServedManifest,
     adapter_digest,
@@ -36,7 +37,6 @@ MAX_SCALING = 64
 MAX_VALUE = 1e4
 """Trained matrices stay below ten; what is above this overflows in half precision."""
 MAX_CONFIG_BYTES = 65_536
-MAX_MANIFEST_BYTES = 20_000_000
 MAX_HEADER_BYTES = 4_000_000
 MEMORY_BYTES, SECONDS = 4 << 30, 30
 BESIDES = {".md", ".png", ".jsonl", ".html", ".txt"}
@@ -187,7 +187,7 @@ def _check_config(config: dict[str, Any], linears: Mapping[str, tuple[int, int]]
         if key in SERVED:
             if isinstance(value, list | dict) or value not in SERVED[key]:
                 raise Refused(f"{key} {str(value)[:40]} is not served")
-        elif value not in (None, False, [], {}):
+        elif not (value is None or value is False or (isinstance(value, list | dict | str) and not value)):
             raise Refused(f"{key[:60]} is not served")
     if "peft_type" not in config:
         raise Refused("peft_type is missing")

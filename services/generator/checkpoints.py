@@ -6,6 +6,7 @@ manifest.
 """
 
 import asyncio
+import gc
 import hashlib
 import logging
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from contracts.artifacts import Home, ServedManifest, checkpoint_digest, published_checkpoints, sha256_file
-from contracts.errors import AdapterMissing, InvalidInput, NotFound, Unavailable
+from contracts.errors import AdapterMissing, AskTwiceError, InvalidInput, NotFound, Unavailable
 from contracts.generation import AdapterInfo, Mode
 from services.generator.jobs import Backend
 
@@ -149,6 +150,15 @@ class Checkpoints:
         try:
             await asyncio.to_thread(_check, folder, known.manifest, self._prompt)
             known.engine = await asyncio.to_thread(self._load, folder)
+        except AskTwiceError:  # no room: it may pass
+            known.state = "unloaded"
+            raise
+        except MemoryError as error:
+            known.state = "unloaded"
+            raise Unavailable(f"There is no memory for {known.manifest.id} now.", retry_after=5) from error
+        except asyncio.CancelledError:
+            known.state = "unloaded"
+            raise
         except Exception as error:
             known.state, known.reason = "refused", str(error)[:500] or type(error).__name__
             log.warning("the model %s is refused: %s", known.manifest.id, known.reason)
@@ -178,6 +188,8 @@ class Checkpoints:
         if engine is not None:
             known.state = "unloaded"
             await asyncio.to_thread(engine.stop)
+            del engine
+            await asyncio.to_thread(gc.collect)  # engine and pages know each other: without it the weights stay
 
 
 def _bytes(folder: Path) -> int:

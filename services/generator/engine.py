@@ -12,7 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from services.generator.weights import read_weights
 
 log = logging.getLogger("asktwice")
 
+PROMPTS_IN_PAGES = 8
+"""How many requests of the greatest length the pages hold, where nothing else is said."""
 IDLE_S = 0.5
 """How often a thread without work looks whether what it keeps waiting for is too late."""
 
@@ -70,17 +73,17 @@ class Engine:
         max_batch: how many requests run at once.
         queue_limit: how many may wait.
         columns: how much rank the adapters that are in the model may have together.
-        pages: how many tokens all running requests may have together.
+        pages: how many tokens all running requests may have together; what is over is computed again later.
     """
 
-    def __init__(self, base: Base, *, max_batch: int, queue_limit: int, columns: int = 256, pages: int = 16_384):
+    def __init__(self, base: Base, *, max_batch: int, queue_limit: int, columns: int = 256, pages: int = 0):
         self.base = base
         self._max_batch, self._queue_limit = max_batch, queue_limit
         dtype = next(base.model.parameters()).dtype
         self._adapters = SharedLora(base.model, base.linears, columns, dtype, last=base.output_embedding)
         self._batch = PagedBatch(
             base.model,
-            pages=max(pages, 2 * base.max_tokens),
+            pages=pages or PROMPTS_IN_PAGES * base.max_tokens,
             step_tokens=512,
             requests=max_batch,
             before=self._before,
@@ -94,6 +97,7 @@ class Engine:
         self._parked: dict[str, list[Job]] = {}
         self._used = itertools.count()
         self._reader = ThreadPoolExecutor(1, "adapter-reader")
+        self._reading: set[Future[None]] = set()
         self._jobs: deque[Job] = deque()
         self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._wake = threading.Condition()
@@ -138,11 +142,14 @@ class Engine:
             try:
                 weights = read_weights(folder, self.base.linears, sha256)
             except BaseException as error:
-                if future.set_running_or_notify_cancel():
+                with suppress(InvalidStateError):  # nobody waits for it any more
                     future.set_exception(error)
             else:
-                self._command(lambda: self._load(known, weights), future)
+                with suppress(InvalidStateError):
+                    self._command(lambda: self._load(known, weights), future)
 
+        self._reading.add(future)
+        future.add_done_callback(self._reading.discard)
         self._reader.submit(read)
         return future
 
@@ -160,6 +167,7 @@ class Engine:
         def set_pin() -> None:
             if adapter in self._known:
                 self._known[adapter].pinned = pinned
+            self._unpark()
 
         return self._command(set_pin)
 
@@ -192,6 +200,27 @@ class Engine:
     # --- the owner's thread ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException:
+            log.exception("the model's thread ends")
+            raise
+        finally:
+            self._end_all(InternalError("The model's thread has ended. Restart the generator."))
+
+    def _end_all(self, error: AskTwiceError) -> None:
+        """Let nobody wait for a thread that is no more."""
+        with self._wake:
+            self._stopping = True
+            jobs = [*(running.job for running in self._running.values()), *self._jobs]
+            jobs += [job for parked in self._parked.values() for job in parked]
+            waited: list[Future[Any]] = [job.done for job in jobs]
+            waited += [*(future for _, future in self._commands), *self._reading]
+        for each in waited:
+            with suppress(InvalidStateError):  # it has its answer, or nobody waits for it
+                each.set_exception(error)
+
+    def _work(self) -> None:
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._jobs or self._commands or self._stopping or self._running, IDLE_S)
@@ -430,8 +459,16 @@ class Engine:
             return
         try:
             self._place(known, weights)
-        except Unavailable:  # all columns answer somebody: again when one of them is free
+        except Unavailable as error:
             known.weights = weights
+            if not self._running:  # nobody will make room: pinned adapters have it all
+                self._give_up(known, error)
+            return
+        except Exception as error:  # memory, for one
+            log.exception("an adapter could not be brought back")
+            self._give_up(
+                known, Unavailable(f"{known.id} could not be brought back ({type(error).__name__}).", retry_after=5)
+            )
             return
         with self._wake:
             self._jobs.extendleft(reversed(self._parked.pop(known.id, [])))
@@ -456,6 +493,7 @@ class Engine:
             self._leaving[adapter] = known
         elif adapter in self._adapters:
             self._adapters.remove(adapter)
+            self._unpark()
 
     def _end_tokens(self) -> set[int]:
         end: Any = self.base.model.generation_config.eos_token_id

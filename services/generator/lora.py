@@ -103,15 +103,21 @@ class SharedLora:
         place = Place(self._free(weights.rank), weights.rank)
         for name in weights.matrices:
             self._linears[name]
-        for name, (down, up) in weights.matrices.items():
-            layer = self._layer(name)
-            layer.down[place.start : place.end] = down
-            layer.up[place.start : place.end] = up.T * weights.scaling
+        layers = {name: self._layer(name) for name in weights.matrices}
+        try:
+            for name, (down, up) in weights.matrices.items():
+                layers[name].down[place.start : place.end] = down
+                layers[name].up[place.start : place.end] = up.T * weights.scaling
+        except BaseException:
+            self._clear(place)
+            raise
         self._places[adapter] = place
 
     def remove(self, adapter: str) -> None:
         """Free an adapter's columns."""
-        place = self._places.pop(adapter)
+        self._clear(self._places.pop(adapter))
+
+    def _clear(self, place: Place) -> None:
         for layer in self._layers.values():
             layer.down[place.start : place.end] = 0
             layer.up[place.start : place.end] = 0

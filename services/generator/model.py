@@ -28,13 +28,16 @@ class Base:
     device: str
     linears: dict[str, tuple[int, int]]
     """Name of each linear layer -> (outputs, inputs): what an adapter may attach to."""
+    context: int = 0
+    """Tokens that prompt and answer may have together where that is less than the model was made for."""
     output_embedding: str = ""
     """The name of the layer that makes logits; of the tokens of a step it sees only those that are continued."""
 
     @property
     def max_tokens(self) -> int:
         """Tokens that prompt and answer may have together."""
-        return int(self.model.config.max_position_embeddings)
+        longest = int(self.model.config.max_position_embeddings)
+        return min(longest, self.context) if self.context else longest
 
 
 def load_base(settings: GeneratorSettings) -> Base:
@@ -67,7 +70,8 @@ def load_base(settings: GeneratorSettings) -> Base:
         torch.set_num_threads(settings.threads or _threads(model))
     head = model.get_output_embeddings()
     last = next((name for name, module in model.named_modules() if module is head), "")
-    return Base(model, tokenizer, _record(settings, model, dtype), device, linear_layers(model), last)
+    record = _record(settings, model, dtype)
+    return Base(model, tokenizer, record, device, linear_layers(model), settings.context, last)
 
 
 def load_outline(settings: GeneratorSettings) -> Base:
@@ -83,7 +87,7 @@ def load_outline(settings: GeneratorSettings) -> Base:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     record = _record(settings, model, model.dtype)
-    return Base(model, tokenizer, record, "server", linear_layers(model))
+    return Base(model, tokenizer, record, "server", linear_layers(model), settings.context)
 
 
 def _compute_dtype(name: str, device: str) -> torch.dtype:

@@ -10,6 +10,7 @@ Written against transformers 5.23; ``tests/services/generator/test_paged.py`` fa
 ground.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -147,6 +148,10 @@ class PagedBatch:
             torch.OutOfMemoryError: and whatever the model raises: see :meth:`drop`.
         """
         self._packed = Packed([], [])
+        scheduler = self._processor.scheduler
+        if not scheduler.active_requests:
+            # Set where the pages are full, and reset only where a request ends by itself: not where it is cancelled.
+            scheduler.block_new_requests = False
         self._tried = self._suspects.popleft() if self._suspects else None
         if self._tried is not None:
             self._processor.scheduler.add_waiting_request(self._tried.state)
@@ -196,19 +201,14 @@ class PagedBatch:
 
     def _salt(self) -> None:
         """Hash the pages of each request from its own salt on."""
-        cache, plain = self._processor.cache, _PLAIN_HASH
-        salt: list[int | None] = [None]
-
-        def salted(parent_hash: int | None, tokens: list[int]) -> int:
-            return int(plain(salt[0] if parent_hash is None else parent_hash, tokens))
+        cache = self._processor.cache
 
         def with_salt(method: Callable[..., Any], request_id: str, *rest: Any) -> Any:
-            salt[0] = self._requests[request_id].salt
-            cache_allocator.compute_block_hash = salted
+            _salt.value = self._requests[request_id].salt
             try:
                 return method(request_id, *rest)
             finally:
-                cache_allocator.compute_block_hash = plain
+                _salt.value = None
 
         search, mark = cache.search_prefix_match, cache.mark_complete_blocks
 
@@ -225,4 +225,18 @@ class PagedBatch:
         cache.mark_complete_blocks = mark_complete_blocks
 
 
-_PLAIN_HASH = cache_allocator.compute_block_hash
+class _Salt(threading.local):
+    """Each engine has a thread of its own, and its own salt while it hashes."""
+
+    value: int | None = None
+
+
+_salt = _Salt()
+_plain_hash = cache_allocator.compute_block_hash
+
+
+def _salted_hash(parent_hash: int | None, tokens: list[int]) -> int:
+    return int(_plain_hash(_salt.value if parent_hash is None else parent_hash, tokens))
+
+
+cache_allocator.compute_block_hash = _salted_hash

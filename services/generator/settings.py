@@ -43,6 +43,9 @@ class GeneratorSettings(BaseSettings):
     checkpoint_idle_s: float = Field(default=600.0, gt=0)
     """After this long without a request such a model is let go."""
     retriever_url: str | None = None
+    context: int = Field(default=4096, ge=128)
+    """Tokens that prompt and answer may have together; fewer where the model was made for fewer. Memory for eight
+    requests of this length is set aside."""
     max_batch: int = Field(default=16, ge=1, le=256)
     queue_limit: int = Field(default=512, ge=64)
     """Requests that may wait; one more is answered 429."""

@@ -292,3 +292,32 @@ def test_a_pinned_adapter_is_not_the_one_that_makes_room(
     assert ids[1] not in engine._adapters
     assert run(engine, job([5, 6, 7], ids[1])).tokens
     engine.stop()
+
+
+def test_nobody_waits_for_a_thread_that_has_died(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies() -> None:
+        raise MemoryError("the end")
+
+    monkeypatch.setattr(engine, "_let_go", dies)
+    waiting = job(prompts(1)[0])
+    engine.submit(waiting)
+    with pytest.raises(InternalError, match="has ended"):
+        waiting.done.result(30)
+    engine._thread.join(30)
+    assert not engine.alive
+    with pytest.raises(Unavailable):
+        engine.submit(job([5, 6, 7]))
+
+
+def test_who_finds_all_room_pinned_is_told_at_once(settings: GeneratorSettings, home: Home, base_folder: Path) -> None:
+    engine = Engine(load_base(settings), max_batch=4, queue_limit=100, columns=8)  # two of rank 4
+    ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2, 3)]
+    for id in ids:
+        engine.load(id, home.adapters / id).result(60)
+    for id in ids[1:]:
+        engine.pin(id, True).result(60)
+    with pytest.raises(Unavailable, match="no room"):
+        run(engine, job([5, 6, 7], ids[0]))
+    engine.pin(ids[1], False).result(60)
+    assert run(engine, job([5, 6, 7], ids[0])).tokens
+    engine.stop()

@@ -296,3 +296,53 @@ def test_500_requests_while_adapters_come_and_go_answer_as_peft_does_one_at_a_ti
         wanted = alone_answers[key]
         assert tokens == (wanted[:-1] if wanted[-1] in end else wanted), key
     assert swaps > 5
+
+
+def test_requests_that_wait_for_pages_go_on_when_those_that_hold_them_leave(base: Base) -> None:
+    ours = Ours(base, requests=8)
+    ours.batch = PagedBatch(base.model, pages=192, step_tokens=48, requests=8, before=ours._before, choose=ours._choose)
+    requests = [ours.ask(prompt, None) for prompt in prompts(6, 60, 80)]
+    for _ in range(6):
+        ours.batch.step()
+    begun = [request for request in requests if request.tokens and not request.over]
+    assert begun
+    for request in begun:
+        ours.batch.cancel(request)
+    for _ in range(500):
+        if not ours.batch.busy:
+            break
+        ours.batch.step()
+    assert all(request.over for request in requests if request not in begun)
+
+
+def test_each_thread_hashes_with_its_own_salt(base: Base) -> None:
+    from transformers.generation.continuous_batching.cache_allocators import cache_allocator
+
+    from services.generator import paged
+
+    def hashed(salt: int) -> set[int]:
+        found = set()
+        for _ in range(2000):
+            paged._salt.value = salt
+            found.add(cache_allocator.compute_block_hash(None, [1, 2, 3]))
+        return found
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(hashed, range(4)))
+    assert all(len(each) == 1 for each in found)
+    assert len(set.union(*found)) == 4
+
+
+def test_an_adapter_that_cannot_be_placed_leaves_nothing_behind(base: Base, tuned: PeftModel) -> None:
+    ours = Ours(base)
+    whole = weights(tuned, "large")
+    names = list(whole.matrices)
+    broken = {**whole.matrices, names[-1]: (torch.ones(3, 3), torch.ones(3, 3))}
+    with pytest.raises(RuntimeError):
+        ours.lora.place("broken", LoraWeights(whole.rank, whole.scaling, broken))
+    assert all(not layer.down.any() and not layer.up.any() for layer in ours.lora._layers.values())
+    ours.lora.place("small", weights(tuned, "small"))
+    [prompt] = prompts(1)
+    request = ours.ask(prompt, "small")
+    ours.run()
+    assert request.tokens == alone(tuned, prompt, "small")
