@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from contracts.generation import Mode
+from contracts.generation import AdapterInfo, Mode
 
 Manifest = TypeVar("Manifest", bound="ServedManifest")
 MANIFEST = "manifest.json"
@@ -105,6 +105,28 @@ class ServedManifest(BaseModel):
     published: AwareDatetime
     origin: str | None = None
     """Where an adapter that was brought in comes from: a hub id with its commit, or a folder's name."""
+
+    def info(
+        self,
+        state: Literal["ready", "loading", "unloaded", "refused"],
+        reason: str | None,
+        *,
+        pinned: bool = False,
+        kind: Literal["lora", "full"] = "lora",
+    ) -> AdapterInfo:
+        """Return what ``GET /adapters`` tells of it."""
+        return AdapterInfo(
+            id=self.id,
+            name=self.name,
+            state=state,
+            base=self.base.model,
+            created=self.created,
+            modes=self.modes,
+            reason=reason,
+            data_file=self.data.file if self.data else None,
+            pinned=pinned,
+            kind=kind,
+        )
 
 
 class AdapterManifest(ServedManifest):

@@ -33,18 +33,7 @@ class Entry:
     pinned: bool = False
 
     def info(self) -> AdapterInfo:
-        manifest = self.manifest
-        return AdapterInfo(
-            id=manifest.id,
-            name=manifest.name,
-            state=self.state,
-            base=manifest.base.model,
-            created=manifest.created,
-            modes=manifest.modes,
-            reason=self.reason,
-            data_file=manifest.data.file if manifest.data else None,
-            pinned=self.pinned,
-        )
+        return self.manifest.info(self.state, self.reason, pinned=self.pinned)
 
 
 class Adapters:
@@ -195,16 +184,22 @@ class Adapters:
 
         return sorted(self._entries.values(), key=published, reverse=True)
 
-    def _question(self, folder: Path) -> Question:
+    def _question(self, entry: Entry) -> Question:
         base = self._engine.base
         digest = hashlib.sha256(self._system_prompt.encode()).hexdigest()
-        return Question(folder=folder, base=base.record, linears=base.linears, system_prompt_sha256=digest)
+        return Question(
+            folder=self._home.adapters / entry.manifest.id,
+            base=base.record,
+            linears=base.linears,
+            system_prompt_sha256=digest,
+            files=entry.manifest.files,
+        )
 
     async def _bring_in(self, entry: Entry) -> None:
         folder = self._home.adapters / entry.manifest.id
         entry.state, entry.reason = "loading", None
         try:
-            await asyncio.to_thread(check_in_child, self._question(folder))
+            await asyncio.to_thread(check_in_child, self._question(entry))
             await asyncio.wrap_future(self._engine.load(entry.manifest.id, folder, entry.manifest.files))
         except AskTwiceError as error:  # no room, no server: it may pass
             entry.state, entry.reason = "loading", error.detail

@@ -75,6 +75,8 @@ class Question(BaseModel):
     linears: dict[str, tuple[int, int]]
     """Name of each linear layer of the base -> (outputs, inputs)."""
     system_prompt_sha256: str
+    files: dict[str, str] | None = None
+    """The digests that are going to be loaded; another process may have changed the manifest since they were read."""
 
 
 class Refused(Exception):
@@ -114,6 +116,8 @@ def check(question: Question) -> None:
     _check_files(folder)
     manifest = _manifest(folder)
     _check_origin(manifest, question)
+    if question.files is not None and manifest.files != question.files:
+        raise Refused(f"{MANIFEST} was changed while it was looked at")
     if set(manifest.files) != {ADAPTER_CONFIG, ADAPTER_WEIGHTS}:
         raise Refused("the manifest does not vouch for the weights and their configuration, or for more than these")
     _check_digest(folder / ADAPTER_CONFIG, manifest)

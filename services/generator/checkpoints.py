@@ -39,18 +39,7 @@ class Checkpoint:
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def info(self) -> AdapterInfo:
-        manifest = self.manifest
-        return AdapterInfo(
-            id=manifest.id,
-            name=manifest.name,
-            state=self.state,
-            base=manifest.base.model,
-            created=manifest.created,
-            modes=manifest.modes,
-            reason=self.reason,
-            data_file=manifest.data.file if manifest.data else None,
-            kind="full",
-        )
+        return self.manifest.info(self.state, self.reason, kind="full")
 
 
 class Checkpoints:

@@ -42,7 +42,7 @@ def test_models_are_the_modes_and_the_adapters(ours: OpenAI, adapter: str) -> No
 @pytest.mark.parametrize("model", ["base", "rag", "ft"])
 def test_a_chat_is_answered_as_ask_answers(ours: OpenAI, client: httpx.Client, model: str) -> None:
     answer = ask(client, model).json()
-    completion = ours.chat.completions.create(model=model, messages=USER, max_tokens=8, temperature=0)  # type: ignore[arg-type]
+    completion = ours.chat.completions.create(model=model, messages=USER, max_tokens=8, temperature=0)
     [choice] = completion.choices
     assert choice.message.content == answer["answer"]
     assert choice.message.role == "assistant"
@@ -55,8 +55,8 @@ def test_a_chat_is_answered_as_ask_answers(ours: OpenAI, client: httpx.Client, m
 
 def test_a_stream_makes_the_same_answer(ours: OpenAI) -> None:
     given = {"model": "ft", "messages": USER, "max_completion_tokens": 12}
-    whole = ours.chat.completions.create(**given)  # type: ignore[call-overload]
-    chunks = list(ours.chat.completions.create(**given, stream=True, stream_options={"include_usage": True}))  # type: ignore[call-overload]
+    whole = ours.chat.completions.create(**given)
+    chunks = list(ours.chat.completions.create(**given, stream=True, stream_options={"include_usage": True}))
     said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert said == whole.choices[0].message.content
     assert len({chunk.id for chunk in chunks}) == 1
@@ -67,7 +67,7 @@ def test_a_stream_makes_the_same_answer(ours: OpenAI) -> None:
 def test_the_chat_before_the_question_counts(ours: OpenAI) -> None:
     def prompt_tokens(*messages: tuple[str, object]) -> int:
         chat = [{"role": role, "content": content} for role, content in messages]
-        made = ours.chat.completions.create(model="base", messages=chat, max_tokens=1)  # type: ignore[arg-type]
+        made = ours.chat.completions.create(model="base", messages=chat, max_tokens=1)
         assert made.usage is not None
         return made.usage.prompt_tokens
 
@@ -80,7 +80,7 @@ def test_the_chat_before_the_question_counts(ours: OpenAI) -> None:
 
 def test_sampling_repeats_with_its_seed_and_a_narrow_nucleus_is_greedy(ours: OpenAI) -> None:
     def said(**given: object) -> str | None:
-        made = ours.chat.completions.create(model="base", messages=USER, max_tokens=16, **given)  # type: ignore[call-overload]
+        made = ours.chat.completions.create(model="base", messages=USER, max_tokens=16, **given)
         return str(made.choices[0].message.content)
 
     assert said(temperature=1.5, seed=1) == said(temperature=1.5, seed=1) != said(temperature=1.5, seed=2)
@@ -88,9 +88,9 @@ def test_sampling_repeats_with_its_seed_and_a_narrow_nucleus_is_greedy(ours: Ope
 
 
 def test_an_answer_ends_before_a_stop_sequence(ours: OpenAI) -> None:
-    whole = str(ours.chat.completions.create(model="base", messages=USER, max_tokens=16).choices[0].message.content)  # type: ignore[arg-type]
+    whole = str(ours.chat.completions.create(model="base", messages=USER, max_tokens=16).choices[0].message.content)
     stop = whole[len(whole) // 2 :][:3].strip()
-    [choice] = ours.chat.completions.create(model="base", messages=USER, max_tokens=16, stop=[stop]).choices  # type: ignore[arg-type]
+    [choice] = ours.chat.completions.create(model="base", messages=USER, max_tokens=16, stop=[stop]).choices
     assert choice.message.content == whole[: whole.index(stop)].rstrip()
     assert choice.finish_reason == "stop"
 
@@ -98,10 +98,10 @@ def test_an_answer_ends_before_a_stop_sequence(ours: OpenAI) -> None:
 def test_what_is_not_there_is_said_in_openais_shape(ours: OpenAI) -> None:
     for model in ("gpt-4o", "rag:x", "ft:", "ft:nobody.000000000000"):
         with pytest.raises(openai.NotFoundError) as missing:
-            ours.chat.completions.create(model=model, messages=USER, max_tokens=1)  # type: ignore[arg-type]
+            ours.chat.completions.create(model=model, messages=USER, max_tokens=1)
         assert missing.value.code == "not_found"
     with pytest.raises(openai.ConflictError) as conflict:
-        ours.chat.completions.create(model="rag_ft", messages=USER, max_tokens=1)  # type: ignore[arg-type]
+        ours.chat.completions.create(model="rag_ft", messages=USER, max_tokens=1)
     assert "asktwice train" in conflict.value.message
 
 
@@ -123,7 +123,7 @@ def test_what_is_not_there_is_said_in_openais_shape(ours: OpenAI) -> None:
 )
 def test_bad_requests_are_refused_with_the_field(ours: OpenAI, wrong: dict[str, object], param: str | None) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        ours.chat.completions.create(**{"model": "base", "messages": USER} | wrong)  # type: ignore[call-overload]
+        ours.chat.completions.create(**{"model": "base", "messages": USER} | wrong)
     if param:
         assert refused.value.param == param
 

@@ -41,7 +41,7 @@ def without(key: str) -> Change:
 
 
 def config_bytes(content: bytes) -> Change:
-    return lambda folder: (folder / ADAPTER_CONFIG).write_bytes(content) and None  # type: ignore[func-returns-value]
+    return lambda folder: (folder / ADAPTER_CONFIG).write_bytes(content) and None
 
 
 def matrices(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Change:
@@ -70,11 +70,11 @@ def header(change: Callable[[dict[str, Any]], Any]) -> Change:
 def weights(change: Callable[[bytes], bytes]) -> Change:
     return lambda folder: (
         (folder / ADAPTER_WEIGHTS).write_bytes(change((folder / ADAPTER_WEIGHTS).read_bytes())) and None
-    )  # type: ignore[func-returns-value]
+    )
 
 
 def beside(name: str, make: Callable[[Path], object]) -> Change:
-    return lambda folder: make(folder / name) and None  # type: ignore[func-returns-value]
+    return lambda folder: make(folder / name) and None
 
 
 def link(name: str) -> Change:
