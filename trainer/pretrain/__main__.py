@@ -81,7 +81,7 @@ class Recipe:
 
 
 CONTINUED = Recipe(
-    learning_rate=2e-3, adam_learning_rate=2e-3, widen_from=-1.0, widen_to=0.0, answers_from=0.0, seed=9
+    layers=8, learning_rate=2e-3, adam_learning_rate=2e-3, widen_from=-1.0, widen_to=0.0, answers_from=0.0, seed=10
 )  # of a run that starts from a trained model: everything is asked from the first step, other text is drawn
 
 
@@ -180,6 +180,34 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Any:
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
     return model
+
+
+def grow(model: Any, start: Any) -> None:
+    """Give a deeper model the function of a shallower one.
+
+    From the first layer on, as many layers as are missing are followed by a copy of themselves that adds nothing yet:
+    its two output matrices are zero (block expansion, Wu et al. 2024, arXiv:2401.02415). The last layers stay last, so
+    the heads that are told where to look are still in the last layer but one.
+
+    Args:
+        model: the deeper model, which is written to.
+        start: the trained one; at least half as deep as ``model``.
+
+    Raises:
+        ValueError: the depths do not fit.
+    """
+    old, new = start.config.num_hidden_layers, model.config.num_hidden_layers
+    if not old <= new <= 2 * old:
+        raise ValueError(f"a model of {old} layers cannot be grown to {new}: give {old} to {2 * old}")
+    model.load_state_dict({k: w for k, w in start.state_dict().items() if ".layers." not in k}, strict=False)
+    layers = iter(model.model.layers)
+    for index, layer in enumerate(start.model.layers):
+        next(layers).load_state_dict(layer.state_dict())
+        if index < new - old:
+            copy = next(layers)
+            copy.load_state_dict(layer.state_dict())
+            torch.nn.init.zeros_(copy.self_attn.o_proj.weight)
+            torch.nn.init.zeros_(copy.mlp.down_proj.weight)
 
 
 def points(turn: Example, prompt: tuple[str, Encoding], answer: tuple[str, Encoding]) -> list[list[tuple[int, int]]]:
@@ -498,7 +526,7 @@ class Run:
         self.model = build_model(recipe, self.tokenizer)
         if args.start and not (args.work / "checkpoint.pt").exists():
             start = AutoModelForCausalLM.from_pretrained(args.start, dtype=torch.float32)
-            self.model.load_state_dict(start.state_dict())
+            grow(self.model, start)
         self.optimizers = build_optimizers(self.model, recipe)
         self.origin = asdict(recipe) | {"start": digest(args.start / "model.safetensors") if args.start else ""}
         self.progress = load_checkpoint(args.work, self.model, self.optimizers, self.origin)
@@ -602,7 +630,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--start",
         type=Path,
         metavar="MODEL",
-        help="begin with the weights of this model, which this command made, instead of random ones",
+        help="begin with the weights of this model, which this command made, instead of random ones; a shallower model "
+        "is grown",
     )
     parser.add_argument(
         "--tokens", type=int, default=25_000_000, help="length of the run in tokens (default: %(default)s)"

@@ -20,11 +20,14 @@ from trainer.pretrain.__main__ import (
     Row,
     Run,
     build_model,
+    build_optimizers,
     build_tokenizer,
+    grow,
     losses,
     parse_args,
     round_to_nf4,
     schedule,
+    train_step,
 )
 
 SMALL = Recipe(vocabulary=700, hidden=64, intermediate=64, layers=2, heads=2, kv_heads=2, batch_tokens=1024)
@@ -83,6 +86,28 @@ def test_a_run_can_begin_with_the_weights_of_another(tmp_path: Path) -> None:
         run(tmp_path / "second", 1, "--start", str(tmp_path / "third" / "out"), recipe=other)
     with pytest.raises(SystemExit):
         parse_args(["--out", str(tmp_path), "--start", str(tmp_path)])
+
+
+def test_a_grown_model_says_what_the_shallower_one_said_and_every_new_layer_learns(tokenizer: Any) -> None:
+    start = build_model(replace(SMALL, layers=3), tokenizer).eval()
+    for layer in start.model.layers:  # as after training: random ones add next to nothing, wherever they stand
+        for matrix in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            torch.nn.init.normal_(matrix.weight, std=0.3)
+    model = build_model(replace(SMALL, layers=5, seed=8), tokenizer).eval()
+    grow(model, start)
+    ids = torch.randint(3, 700, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(model(ids).logits, start(ids).logits, atol=1e-5)
+    batch = next(Batches(SMALL, tokenizer).pool(0, 0.9))
+    optimizers = build_optimizers(model, SMALL)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    for _ in range(2):  # in the first step the zero matrices hide the rest of their layer
+        train_step(model, optimizers, batch, SMALL, bf16=False, nf4=False)
+    for name, weight in model.state_dict().items():
+        assert not torch.equal(weight, before[name]), name
+    for depth in (2, 7):
+        with pytest.raises(ValueError, match="give 3 to 6"):
+            grow(build_model(replace(SMALL, layers=depth), tokenizer), start)
 
 
 def test_digits_are_tokens_of_their_own_and_any_text_survives(tokenizer: Any) -> None:
