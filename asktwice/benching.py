@@ -35,7 +35,7 @@ def bench_generator(
             clients=clients,
             rounds=rounds,
             new_tokens=new_tokens,
-            requests=requests or 2 * clients,
+            requests=requests or 3 * clients,
             seed=seed,
             report=advance,
         )
@@ -43,4 +43,4 @@ def bench_generator(
         print(json.dumps(figures))
         return
     for name, value in figures.items():
-        print(f"{name:<22} {value}")
+        print(f"{name:<32} {value}")

@@ -136,8 +136,10 @@ def generator(
     shape: Annotated[str, typer.Option("--shape", help="qwen2.5-0.5b, qwen2.5-1.5b or tiny.")] = "qwen2.5-0.5b",
     clients: Annotated[int | None, typer.Option("--clients", help="How many ask at once. Default: 8, GPU 32.")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds; the median is told.")] = 5,
-    requests: Annotated[int | None, typer.Option("--requests", help="Requests a round. Default: 2 a client.")] = None,
-    new_tokens: Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens of each answer.")] = 32,
+    requests: Annotated[
+        int | None, typer.Option("--requests", min=2, help="Requests a round. Default: 3 a client.")
+    ] = None,
+    new_tokens: Annotated[int, typer.Option("--new-tokens", min=4, help="Tokens of the longest answers.")] = 24,
     seed: Annotated[int, typer.Option("--seed")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
 ) -> None:

@@ -3,13 +3,14 @@
 The opponents are those of everyone's notebook: a lock, PEFT's ``set_adapter`` and ``generate``, one request at a time;
 and PEFT's mixed batches (``adapter_names``). All run in turn, round after round, so that what else the machine does
 hits them alike; medians are told. Weights are random, of a known model's shape: speed does not depend on what they say.
+Answers end after different numbers of tokens, as real ones do, drawn once by the seed and the same for all.
 """
 
 import copy
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from contracts.artifacts import BaseModelRecord
 from services.generator.engine import Engine
 from services.generator.jobs import Job
 from services.generator.lora import LoraWeights
-from services.generator.model import Base, linear_layers
+from services.generator.model import Base, compute_in_float32, keep_freed_memory, linear_layers
 
 SHAPES: dict[str, dict[str, int]] = {
     "qwen2.5-0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
@@ -43,25 +44,30 @@ Report = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is asked in every round: unique prompts, half of them of the base, half spread over the adapters."""
+    """What is asked in a round: unique prompts, whose they are (None: the base's), how long the answers get."""
 
     prompts: list[list[int]]
     adapters: list[str | None]
-    new_tokens: int
+    lengths: list[int]
+
+    def __iter__(self) -> Iterator[tuple[list[int], str | None, int]]:
+        return zip(self.prompts, self.adapters, self.lengths, strict=True)
 
 
 class Bench:
     """The same random model three times over the same tensors: ours, PEFT's, and bare."""
 
-    def __init__(self, shape: str, clients: int, new_tokens: int, requests: int, seed: int):
+    def __init__(self, shape: str, clients: int, new_tokens: int, requests: int, seed: int, dtype: torch.dtype):
         torch.manual_seed(seed)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+        self.device, self.dtype = _device(), dtype
         self.clients, self.requests, self.seed, self.shape = clients, requests, seed, shape
         self.new_tokens = new_tokens
         self.bare = _random_model(SHAPES[shape], self.dtype, self.device)
         self.tuned = _with_adapters(_twin(self.bare))
         ours = _twin(self.bare)
+        if self.device == "cpu":
+            keep_freed_memory()
+            compute_in_float32(ours)
         linears = linear_layers(ours)
         record = BaseModelRecord(model=shape, revision="random", quantization="nf4", compute_dtype=str(self.dtype))
         base = Base(ours, _NoTokenizer(), record, self.device, linears, output_embedding="lm_head")
@@ -70,23 +76,29 @@ class Bench:
             self.engine.load_weights(adapter, _weights(self.tuned, adapter)).result()
         self._lock = threading.Lock()
 
-    def workload(self, number: int, adapters: bool) -> Workload:
-        """Other prompts in every round, so that nothing of them is known yet."""
-        source = torch.Generator().manual_seed(self.seed + 1000 + number)
-        size = SHAPES[self.shape]["vocab_size"]
-        lengths = torch.randint(24, 41, (self.requests,), generator=source).tolist()
-        prompts = [torch.randint(3, size, (length,), generator=source).tolist() for length in lengths]
+    def workload(self, number: int, adapters: bool, warm_up: bool = False) -> Workload:
+        """Half base and half spread over the adapters, or base alone.
+
+        The lengths are those of every round, the prompts are new in each: nothing of them is cached.
+        """
+        size, shortest = SHAPES[self.shape]["vocab_size"], max(1, self.new_tokens // 8)
+        lengths = torch.Generator().manual_seed(self.seed)
+        asked = torch.randint(24, 41, (self.requests,), generator=lengths).tolist()
+        answered = torch.randint(shortest, self.new_tokens + 1, (self.requests,), generator=lengths).tolist()
+        words = torch.Generator().manual_seed(self.seed + 1000 + number)
+        prompts = [torch.randint(3, size, (length,), generator=words).tolist() for length in asked]
         whose = [str(n // 2 % ADAPTERS) if adapters and n % 2 else None for n in range(self.requests)]
-        return Workload(prompts, whose, self.new_tokens)
+        return Workload(prompts, whose, [2] * self.requests if warm_up else answered)
 
     def ours(self, work: Workload, clients: int) -> list[list[int]]:
         """Closed loop: each client asks again as soon as it has its answer."""
 
-        def ask(item: tuple[list[int], str | None]) -> list[int]:
+        def ask(item: tuple[list[int], str | None, int]) -> list[int]:
+            prompt, adapter, new_tokens = item
             job = Job(
-                prompt=item[0],
-                adapter=item[1],
-                max_new_tokens=work.new_tokens,
+                prompt=prompt,
+                adapter=adapter,
+                max_new_tokens=new_tokens,
                 temperature=0.0,
                 seed=None,
                 deadline=time.monotonic() + 3600,
@@ -95,36 +107,37 @@ class Bench:
             return job.done.result().tokens
 
         with ThreadPoolExecutor(clients) as pool:
-            return list(pool.map(ask, zip(work.prompts, work.adapters, strict=True)))
+            return list(pool.map(ask, work))
 
     @torch.inference_mode()
     def one_at_a_time(self, work: Workload) -> list[list[int]]:
         """A lock, the adapter switched, ``generate``."""
         answers = []
-        for prompt, adapter in zip(work.prompts, work.adapters, strict=True):
+        for prompt, adapter, new_tokens in work:
             with self._lock:
                 if adapter is None:
                     with self.tuned.disable_adapter():
-                        answers += self._generate(self.tuned, [prompt], work.new_tokens)
+                        answers += self._generate(self.tuned, [prompt], new_tokens)
                 else:
                     self.tuned.set_adapter(adapter)
-                    answers += self._generate(self.tuned, [prompt], work.new_tokens)
+                    answers += self._generate(self.tuned, [prompt], new_tokens)
         return answers
 
     @torch.inference_mode()
     def adapter_names(self, work: Workload) -> list[list[int]]:
-        """PEFT's mixed batches, as many requests at once as there are clients."""
+        """PEFT's mixed batches, as many requests at once as there are clients; each batch ends with its longest."""
         answers = []
         for start in range(0, len(work.prompts), self.clients):
             part = slice(start, start + self.clients)
-            names = [adapter or "__base__" for adapter in work.adapters[part]]
-            answers += self._generate(self.tuned, work.prompts[part], work.new_tokens, adapter_names=names)
+            names, lengths = [adapter or "__base__" for adapter in work.adapters[part]], work.lengths[part]
+            batch = self._generate(self.tuned, work.prompts[part], max(lengths), adapter_names=names)
+            answers += [answer[:length] for answer, length in zip(batch, lengths, strict=True)]
         return answers
 
     @torch.inference_mode()
     def generate(self, work: Workload) -> list[list[int]]:
         """The bare model, one at a time."""
-        return [self._generate(self.bare, [prompt], work.new_tokens)[0] for prompt in work.prompts]
+        return [self._generate(self.bare, [prompt], new_tokens)[0] for prompt, _, new_tokens in work]
 
     def _generate(self, model: Any, prompts: list[list[int]], new_tokens: int, **more: Any) -> list[list[int]]:
         longest = max(map(len, prompts))
@@ -151,56 +164,81 @@ def run(
         requests: how many requests each way answers in a round.
         report: told how many of the rounds' parts are done.
     """
-    report(0, rounds * 6, "building the model")
-    bench = Bench(shape, clients, new_tokens, requests, seed)
-    alone = min(4, requests)
+    report(0, 1, "building the model")
+    dtype = torch.bfloat16 if _device() == "cuda" else torch.float32
+    bench = Bench(shape, clients, new_tokens, requests, seed, dtype)
     seconds: dict[str, list[float]] = {}
+    tokens: dict[str, list[int]] = {}
     identical = True
-
-    def timed(name: str, call: Callable[[], list[list[int]]]) -> list[list[int]]:
-        begun = time.perf_counter()
-        answers = call()
-        _wait(bench.device)
-        seconds.setdefault(name, []).append(time.perf_counter() - begun)
-        return answers
-
-    for number in range(-1, rounds):  # the first round warms up and is forgotten
-        if number == 0:
-            seconds.clear()
-        mixed, plain = bench.workload(number, adapters=True), bench.workload(number + 500, adapters=False)
-        few = Workload([prompt[::-1] for prompt in plain.prompts[:alone]], [None] * alone, new_tokens)
-        parts: list[tuple[str, Callable[[], list[list[int]]]]] = [
-            ("switch", partial(bench.one_at_a_time, mixed)),
-            ("ours", partial(bench.ours, mixed, clients)),
-            ("adapter_names", partial(bench.adapter_names, mixed)),
-            ("base", partial(bench.ours, plain, clients)),
-            ("generate", partial(bench.generate, few)),
-            ("single", partial(bench.ours, few, 1)),
-        ]
+    for _, call in _parts(bench, -1, warm_up=True):
+        call()
+    for number in range(rounds):
+        parts = _parts(bench, number)
         answers = {}
         for at, (name, call) in enumerate(parts):
-            answers[name] = timed(name, call)
-            report(max(0, number) * len(parts) + at + 1, rounds * len(parts), name)
-        identical = identical and answers["ours"] == answers["switch"] and answers["single"] == answers["generate"]
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    single = alone * new_tokens / median["single"]
+            begun = time.perf_counter()
+            answers[name] = call()
+            _wait(bench.device)
+            seconds.setdefault(name, []).append(time.perf_counter() - begun)
+            tokens.setdefault(name, []).append(sum(map(len, answers[name])))
+            report(number * len(parts) + at + 1, rounds * len(parts), name)
+        identical = identical and _alike(answers)
+    per_second = {
+        name: statistics.median(n / s for n, s in zip(tokens[name], spent, strict=True))
+        for name, spent in seconds.items()
+    }
     figures = {
-        "vs_switch": median["switch"] / median["ours"],
-        "vs_adapter_names": median["adapter_names"] / median["ours"],
-        "mixed_over_base": median["base"] / median["ours"],
-        "single_vs_generate": median["generate"] / median["single"],
-        "tokens_per_s": requests * new_tokens / median["ours"],
-        "single_tokens_per_s": single,
-        "roofline_fraction": single * _bytes_of_a_token(bench.bare) / _bandwidth(bench.device),
+        "vs_switch": _ratio(seconds, "switch", "ours"),
+        "vs_adapter_names": _ratio(seconds, "adapter_names", "ours"),
+        "vs_adapter_names_of_one_length": _ratio(seconds, "adapter_names, one length", "ours, one length"),
+        "mixed_over_base": _ratio(seconds, "base", "ours"),
+        "single_vs_generate": _ratio(seconds, "generate", "single"),
+        "tokens_per_s": per_second["ours"],
+        "single_tokens_per_s": per_second["single"],
+        "roofline_fraction": per_second["single"] * _bytes_of_a_token(bench.bare) / _bandwidth(bench.device),
         "prefix_cache": _prefix_cache(bench),
     }
     bench.engine.stop()
+    if dtype != torch.float32:  # rounded, answers depend on what else is in the batch, whoever computes them
+        exact = Bench(shape, clients, new_tokens, requests, seed, torch.float32)
+        identical = _alike({name: call() for name, call in _parts(exact, 0)})
+        exact.engine.stop()
     about = {
         "shape": shape, "device": bench.device, "clients": clients, "rounds": rounds, "requests": requests,
         "new_tokens": new_tokens, "seed": seed, "threads": torch.get_num_threads(),
         "dtype": str(bench.dtype).removeprefix("torch."), "adapters": ADAPTERS, "rank": RANK,
     }  # fmt: skip
     return {**{name: round(value, 3) for name, value in figures.items()}, "identical": identical, **about}
+
+
+def _parts(bench: Bench, number: int, warm_up: bool = False) -> list[tuple[str, Callable[[], list[list[int]]]]]:
+    """What is measured in a round, in its order: opponents beside each other."""
+    mixed = bench.workload(number, adapters=True, warm_up=warm_up)
+    base = bench.workload(number + 500, adapters=False, warm_up=warm_up)
+    longest, batch = max(mixed.lengths), bench.clients
+    few = Workload([prompt[::-1] for prompt in base.prompts[:2]], [None] * 2, [longest] * 2)
+    one_length = [prompt[::-1] for prompt in mixed.prompts[:batch]]
+    equal = Workload(one_length, mixed.adapters[:batch], [longest] * len(one_length))
+    return [
+        ("switch", partial(bench.one_at_a_time, mixed)),
+        ("ours", partial(bench.ours, mixed, bench.clients)),
+        ("adapter_names", partial(bench.adapter_names, mixed)),
+        ("base", partial(bench.ours, base, bench.clients)),
+        ("generate", partial(bench.generate, few)),
+        ("single", partial(bench.ours, few, 1)),
+        ("adapter_names, one length", partial(bench.adapter_names, equal)),
+        ("ours, one length", partial(bench.ours, equal, bench.clients)),
+    ]
+
+
+def _alike(answers: dict[str, list[list[int]]]) -> bool:
+    """Whether ours said what the same requests one at a time said, token by token."""
+    return answers["ours"] == answers["switch"] and answers["single"] == answers["generate"]
+
+
+def _ratio(seconds: dict[str, list[float]], theirs: str, ours: str) -> float:
+    """The median over the rounds: both ran in the same minute of each."""
+    return statistics.median(t / o for t, o in zip(seconds[theirs], seconds[ours], strict=True))
 
 
 def _prefix_cache(bench: Bench) -> float:
@@ -217,7 +255,7 @@ def _prefix_cache(bench: Bench) -> float:
         spent = []
         for _ in range(2):
             begun = time.perf_counter()
-            bench.ours(Workload([shared + prompt(8)], [None], 2), 1)  # pages of one that ends at once are not kept
+            bench.ours(Workload([shared + prompt(8)], [None], [2]), 1)  # pages of one that ends at once are not kept
             spent.append(time.perf_counter() - begun)
         ratios.append(spent[0] / spent[1])
     return statistics.median(ratios)
@@ -247,10 +285,8 @@ def _quantized(linear: torch.nn.Linear, dtype: torch.dtype, device: str) -> Line
         compress_statistics=True, quant_type="nf4",
     )  # fmt: skip
     made.load_state_dict(linear.state_dict(), strict=False)
-    made = made.to(device).requires_grad_(False)
-    if dtype == torch.float32:
-        made.support_avx512bf16_for_cpu = False
-    return made
+    made.support_avx512bf16_for_cpu = False  # it rounds to bfloat16: not the same answers
+    return made.to(device).requires_grad_(False)
 
 
 def _twin(model: Any) -> Any:
@@ -295,6 +331,10 @@ def _bandwidth(device: str) -> float:
         _wait(device)
         best = max(best, tensor.numel() * tensor.element_size() / (time.perf_counter() - begun))
     return best
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _wait(device: str) -> None:

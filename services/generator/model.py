@@ -1,10 +1,13 @@
 """Load the base model once, in 4-bit NF4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314)."""
 
+import copy
+import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_blockwise
 from bitsandbytes.nn import Linear4bit
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
@@ -13,6 +16,8 @@ from transformers.utils import logging as transformers_logging
 from contracts.artifacts import BaseModelRecord, local_revision
 from contracts.prompts import ensure_chat_template
 from services.generator.settings import GeneratorSettings
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 
 # Below this many parameters a second thread costs more in waiting than it brings.
 ONE_THREAD_PARAMETERS = 50_000_000
@@ -64,9 +69,10 @@ def load_base(settings: GeneratorSettings) -> Base:
         trust_remote_code=False,
     ).eval()
     model.requires_grad_(False)
-    if dtype == torch.float32:
-        _compute_in_float32(model)
     if device == "cpu":
+        keep_freed_memory()
+        if dtype == torch.float32:
+            compute_in_float32(model)
         torch.set_num_threads(settings.threads or _threads(model))
     head = model.get_output_embeddings()
     last = next((name for name, module in model.named_modules() if module is head), "")
@@ -106,14 +112,42 @@ def _quantization(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     )
 
 
-def _compute_in_float32(model: Any) -> None:
-    """Keep bitsandbytes off its AVX512-BF16 kernel, which rounds activations to bfloat16 whatever the compute dtype.
+def compute_in_float32(model: Any) -> None:
+    """Make the 4-bit layers of a model on the CPU exact, and quicker.
 
-    In float32 a greedy answer does not depend on what else is in the batch, nor on the processor's generation.
+    Kept off bitsandbytes' AVX512-BF16 kernel, which rounds activations to bfloat16 whatever the compute dtype: in
+    float32 a greedy answer does not depend on what else is in the batch, nor on the processor's generation.
+
+    The scales of the blocks are 8-bit themselves (double quantisation) and are computed anew in every forward pass, a
+    sixth of its time for one token. Here they are computed once: the same numbers, for 0.4 bits more a weight.
     """
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+            module.weight = copy.copy(module.weight)  # its tensor may be another model's too
+            state = module.quant_state = module.weight.quant_state = copy.copy(module.weight.quant_state)
+            if state.nested:
+                state.absmax = dequantize_blockwise(state.absmax, state.state2) + state.offset
+                state.nested, state.state2, state.offset = False, None, None
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what is freed for the next forward pass, whichever thread asks for it.
+
+    A layer's weights in float32 are made anew in every pass. By default blocks of that size are handed back to the
+    kernel at once and come as fresh pages, which costs up to a fifth of the time. Does nothing with another C library.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 1 << 29), (_M_TRIM_THRESHOLD, 1 << 30)):
+            mallopt(parameter, value)
+
+
+def release_freed_memory() -> None:
+    """Hand back what :func:`keep_freed_memory` keeps: after a model is gone, nobody asks for so much soon."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
