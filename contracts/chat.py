@@ -6,11 +6,17 @@ ignored, as that API's servers do; what we know and cannot do is refused.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from contracts.generation import Mode, Usage
 
 MAX_STOPS = 8
+_CANNOT: dict[str, tuple[object, ...]] = {
+    "tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},), "logprobs": (False,), "top_logprobs": (0,), "logit_bias": ({},),
+    "frequency_penalty": (0,), "presence_penalty": (0,), "modalities": (["text"],), "audio": (), "prediction": (),
+}  # fmt: skip
+"""What would change the answer and is not done, with the values that ask for nothing."""
 
 
 class _Lenient(BaseModel):
@@ -49,8 +55,8 @@ class ChatRequest(_Lenient):
 
     model: str = Field(max_length=200)
     messages: list[ChatMessage] = Field(min_length=1, max_length=200)
-    max_tokens: int | None = Field(default=None, ge=1, le=1024)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=1024)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
@@ -62,6 +68,15 @@ class ChatRequest(_Lenient):
     """Ours: how many passages a retrieving mode looks up."""
     include_reasoning: bool = False
     """Ours: whether the answer tells what a reasoning model thought."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, body: object) -> object:
+        if isinstance(body, dict):
+            for name, harmless in _CANNOT.items():
+                if body.get(name) not in (None, *harmless):
+                    raise ValueError(f"{name} cannot be done here: leave it out")
+        return body
 
     @property
     def mode(self) -> Mode | None:

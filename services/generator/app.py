@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 from fastapi import FastAPI, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from prometheus_client import CollectorRegistry, Gauge
 
 from contracts.clients import RetrieverClient
@@ -22,7 +22,7 @@ from contracts.health import Readiness
 from services.generator.chat import chat_routes
 from services.generator.jobs import Load
 from services.generator.settings import GeneratorSettings
-from services.kit import create_service, problem_json, while_there
+from services.kit import EventStream, create_service, problem_json, while_there
 
 if TYPE_CHECKING:
     from services.generator.adapters import Adapters
@@ -60,6 +60,7 @@ class Generator:
                 self._load_checkpoint,
                 budget=settings.checkpoints_gb * 1e9,
                 idle_s=settings.checkpoint_idle_s,
+                context=settings.context,
                 system_prompt=settings.system_prompt,
             )
         adapters = Adapters(settings.home_folder, self._engine, settings.system_prompt, self._checkpoints)
@@ -105,7 +106,7 @@ class Generator:
             )
         from services.generator.engine import Engine
 
-        return Engine(load_base(settings), **limits)
+        return Engine(load_base(settings), kept_bytes=settings.adapters_gb * 1e9, **limits)
 
     def load_now(self) -> Load:
         """What the backend is doing."""
@@ -190,13 +191,13 @@ def create_app(settings: GeneratorSettings | None = None, retriever: RetrieverCl
 
         asking = current().asking
         asked = await asking.prepare(Wish.of_question(body, mode, asking.system_prompt))
-        if not body.stream:
+        if body.stream:
+            return EventStream(_events(asked, asking.stream(asked)), asked.close)
+        try:
             answer = await while_there(request, asking.answer(asked))
-            return Response(answer.model_dump_json(), media_type="application/json")
-        pieces = await asking.stream(asked)
-        return StreamingResponse(
-            _events(asked, pieces), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+        finally:
+            asked.close()
+        return Response(answer.model_dump_json(), media_type="application/json")
 
     @app.get("/adapters")
     async def adapters() -> AdapterList:

@@ -4,8 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,7 +15,7 @@ from contracts.generation import AdapterInfo, Answer, AskRequest, Mode, Source, 
 from contracts.prompts import Message, with_passages
 from contracts.retrieval import Passage
 from services.generator.adapters import Adapters
-from services.generator.checkpoints import Checkpoints
+from services.generator.checkpoints import Checkpoints, Lease
 from services.generator.jobs import Backend, Generated, Job, Piece
 from services.generator.model import Base
 from services.generator.settings import GeneratorSettings
@@ -108,6 +107,15 @@ class Asked:
     cut: bool = False
     """Whether the answer was cut at the limit of its tokens."""
     id: str = field(default_factory=lambda: f"ans_{uuid.uuid4().hex}")
+    lease: Lease | None = None
+    job: Job | None = None
+
+    def close(self) -> None:
+        """Nobody waits for the answer any more, or it is there."""
+        if self.job is not None:
+            self.job.cancel()
+        if self.lease is not None:
+            self.lease.give_back()
 
 
 class Asking:
@@ -144,61 +152,58 @@ class Asking:
                 raise Unavailable("No retriever is configured: set ASKTWICE_RETRIEVER_URL.")
             passages = (await self._retriever.search(wish.question, wish.top_k)).results
         retrieve_s = time.monotonic() - begun
-        engine = await self._engine_for(adapter)
+        lease = await self._lease_for(adapter)
+        engine = lease.engine if lease else self._engine
         try:
             prompt, kept, thinking = await asyncio.to_thread(fit, engine.base, wish, passages)
         except BaseException:
-            self._give_back(adapter)
+            if lease:
+                lease.give_back()
             raise
         sources = [Source(n=n, **passage.model_dump()) for n, passage in enumerate(kept, start=1)]
-        return Asked(wish, adapter, engine, sources, prompt, thinking, begun, retrieve_s)
+        return Asked(wish, adapter, engine, sources, prompt, thinking, begun, retrieve_s, lease=lease)
 
-    async def _engine_for(self, adapter: AdapterInfo | None) -> Backend:
+    async def _lease_for(self, adapter: AdapterInfo | None) -> Lease | None:
         if adapter is None or adapter.kind == "lora" or self._checkpoints is None:
-            return self._engine
+            return None
         return await self._checkpoints.borrow(adapter.id)
 
-    def _give_back(self, adapter: AdapterInfo | None) -> None:
-        if adapter is not None and adapter.kind == "full" and self._checkpoints is not None:
-            self._checkpoints.give_back(adapter.id)
-
     async def answer(self, asked: Asked) -> Answer:
-        """Generate the whole answer."""
-        async with aclosing(await self.stream(asked)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Answer):
-                    return piece
+        """Generate the whole answer; whoever prepared the question closes it."""
+        async for piece in self.stream(asked):
+            if isinstance(piece, Answer):
+                return piece
         raise AssertionError("a stream ends with its answer")
 
-    async def stream(self, asked: Asked) -> AsyncGenerator[str | Answer]:
-        """Yield pieces of text as they come, then the answer object."""
+    def stream(self, asked: Asked) -> AsyncIterator[str | Answer]:
+        """Hand the question to the engine; yield pieces of text as they come, then the answer object.
+
+        Raises:
+            Overloaded: at once, before the first piece: too many are waiting.
+        """
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Piece] = asyncio.Queue()
-        job = self._job(asked)
+        job = asked.job = self._job(asked)
         job.on_piece = lambda piece: _from_thread(loop, partial(pieces.put_nowait, piece))
         job.done.add_done_callback(lambda _: _from_thread(loop, partial(pieces.put_nowait, [])))
         try:
             asked.engine.submit(job)
         except BaseException:
-            self._give_back(asked.adapter)
+            asked.close()
             raise
-        job.done.add_done_callback(lambda _: _from_thread(loop, partial(self._give_back, asked.adapter)))
         return self._pieces(asked, job, pieces)
 
-    async def _pieces(self, asked: Asked, job: Job, pieces: "asyncio.Queue[Piece]") -> AsyncGenerator[str | Answer]:
+    async def _pieces(self, asked: Asked, job: Job, pieces: "asyncio.Queue[Piece]") -> AsyncIterator[str | Answer]:
         transcript = Transcript(asked.engine.base.tokenizer, asked.wish.stop, asked.thinking)
-        try:
-            while new := await pieces.get():
-                if piece := transcript.add(new):
-                    yield piece
-                if transcript.stopped:
-                    job.cancel()
-            generated = job.done.result()
-            if piece := transcript.end():
+        while new := await pieces.get():
+            if piece := transcript.add(new):
                 yield piece
-            yield self._answer(asked, job, generated, transcript)
-        finally:
-            job.cancel()
+            if transcript.stopped:
+                job.cancel()
+        generated = job.done.result()
+        if piece := transcript.end():
+            yield piece
+        yield self._answer(asked, job, generated, transcript)
 
     def _job(self, asked: Asked) -> Job:
         wish = asked.wish
@@ -244,6 +249,11 @@ def fit(base: Base, wish: Wish, passages: list[Passage]) -> tuple[list[int], lis
         InvalidInput: the question alone, or the question with a beginning of the best passage, does not fit.
     """
     limit = base.max_tokens - wish.max_new_tokens
+    if limit < 1:
+        raise InvalidInput(
+            f"max_new_tokens: {wish.max_new_tokens} leave no room for the question in the {base.max_tokens} tokens that"
+            " prompt and answer may have together. Ask for fewer."
+        )
 
     def fitting(kept: list[Passage]) -> tuple[list[int], list[Passage], bool] | None:
         asked = with_passages(wish.question, [passage.text for passage in kept])

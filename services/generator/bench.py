@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,11 +23,12 @@ from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-from contracts.artifacts import BaseModelRecord
+from contracts.artifacts import BaseModelRecord, sha256_file
 from services.generator.engine import Engine
 from services.generator.jobs import Job
 from services.generator.lora import LoraWeights
 from services.generator.model import Base, compute_in_float32, keep_freed_memory, linear_layers
+from services.generator.weights import read_weights
 
 SHAPES: dict[str, dict[str, int]] = {
     "qwen2.5-0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
@@ -197,6 +200,8 @@ def run(
         "single_tokens_per_s": per_second["single"],
         "roofline_fraction": per_second["single"] * _bytes_of_a_token(bench.bare) / _bandwidth(bench.device),
         "prefix_cache": _prefix_cache(bench),
+        "adapter_back_ms": 1000 * _adapter_back(bench, from_files=False),
+        "adapter_from_files_ms": 1000 * _adapter_back(bench, from_files=True),
     }
     bench.engine.stop()
     if dtype != torch.float32:  # rounded, answers depend on what else is in the batch, whoever computes them
@@ -259,6 +264,32 @@ def _prefix_cache(bench: Bench) -> float:
             spent.append(time.perf_counter() - begun)
         ratios.append(spent[0] / spent[1])
     return statistics.median(ratios)
+
+
+def _adapter_back(bench: Bench, from_files: bool) -> float:
+    """Seconds to bring an adapter back that had to make room: from beside the model, or from its files."""
+    engine, adapter = bench.engine, "0"
+    known = engine._known[adapter]
+    weights = known.weights
+    assert weights is not None
+
+    with TemporaryDirectory() as folder:
+        bench.tuned.save_pretrained(folder, selected_adapters=[adapter])
+        files = Path(folder) / adapter
+        digests = {path.name: sha256_file(path) for path in files.iterdir()}
+
+        def back() -> float:
+            engine._adapters.remove(adapter)
+            begun = time.perf_counter()
+            read = read_weights(files, engine.base.linears, digests) if from_files else weights
+            engine._place(known, read)
+            _wait(bench.device)
+            return time.perf_counter() - begun
+
+        spent: list[float] = []
+        for _ in range(5):
+            engine._command(lambda: spent.append(back())).result()
+    return statistics.median(spent)
 
 
 def _random_model(shape: dict[str, int], dtype: torch.dtype, device: str) -> Any:

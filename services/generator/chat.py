@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from contracts.chat import (
     ChatAnswerMessage,
@@ -24,7 +24,7 @@ from contracts.chat import (
 )
 from contracts.errors import AskTwiceError, InternalError, NotFound
 from contracts.generation import Answer, Mode
-from services.kit import openai_error, while_there
+from services.kit import EventStream, openai_error, while_there
 
 if TYPE_CHECKING:
     from services.generator.app import Generator
@@ -69,11 +69,11 @@ def chat_routes(current: Callable[[], "Generator"]) -> APIRouter:
         asking = current().asking
         asked = await asking.prepare(Wish.of_chat(body, body.mode, asking.system_prompt))
         if body.stream:
-            pieces = await asking.stream(asked)
-            return StreamingResponse(
-                _events(body, asked, pieces), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-            )
-        answer = await while_there(request, asking.answer(asked))
+            return EventStream(_events(body, asked, asking.stream(asked)), asked.close)
+        try:
+            answer = await while_there(request, asking.answer(asked))
+        finally:
+            asked.close()
         message = ChatAnswerMessage(role="assistant", content=answer.answer, reasoning_content=answer.reasoning)
         completion = ChatCompletion(
             id=asked.id,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from contracts.artifacts import Home, ServedManifest, checkpoint_digest, published_checkpoints, sha256_file
 from contracts.errors import AdapterMissing, AskTwiceError, InvalidInput, NotFound, Unavailable
@@ -36,10 +36,28 @@ class Checkpoint:
     engine: Backend | None = None
     used: float = 0.0
     asked: int = 0
-    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    loading: "asyncio.Task[Backend] | None" = None
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    gone: bool = False
+    """Its folder is no more: it answers those who have it, and then it is let go."""
 
     def info(self) -> AdapterInfo:
         return self.manifest.info(self.state, self.reason, kind="full")
+
+
+@dataclass(slots=True)
+class Lease:
+    """A model that is not let go until it is given back."""
+
+    engine: Backend
+    _given_back: Callable[[], None]
+    _open: bool = True
+
+    def give_back(self) -> None:
+        """Say that nobody waits for an answer of it any more; once or more often."""
+        if self._open:
+            self._open = False
+            self._given_back()
 
 
 class Checkpoints:
@@ -48,18 +66,28 @@ class Checkpoints:
     Args:
         load: makes an engine of a model's folder.
         budget: bytes that all of them may take together.
+        context: tokens that prompt and answer may have together: how many pages each sets aside.
         idle_s: after this long without a request one is let go.
         system_prompt: one that was trained with another is refused.
     """
 
     def __init__(
-        self, home: Home, load: Callable[[Path], Backend], *, budget: float, idle_s: float, system_prompt: str
+        self,
+        home: Home,
+        load: Callable[[Path], Backend],
+        *,
+        budget: float,
+        idle_s: float,
+        context: int,
+        system_prompt: str,
     ):
         self._home, self._load = home, load
-        self._budget, self._idle_s = budget, idle_s
+        self._budget, self._idle_s, self._context = budget, idle_s, context
         self._prompt = hashlib.sha256(system_prompt.encode()).hexdigest()
         self._known: dict[str, Checkpoint] = {}
+        self._leaving: list[Checkpoint] = []
         self._making_room = asyncio.Lock()
+        self._working: set[asyncio.Task[None]] = set()
 
     def listing(self) -> list[AdapterInfo]:
         """Newest first."""
@@ -70,10 +98,10 @@ class Checkpoints:
         """Look at the folder once; let go of what is gone, and of what has been idle for long."""
         published = {m.id: m for m in await asyncio.to_thread(published_checkpoints, self._home)}
         for id in [id for id in self._known if id not in published]:
-            await self._let_go(self._known.pop(id))
+            self._part_with(self._known.pop(id))
         for id, manifest in published.items():
             if id not in self._known:
-                size = await asyncio.to_thread(_bytes, self._home.checkpoints / id)
+                size = await asyncio.to_thread(_bytes, self._home.checkpoints / id, self._context)
                 self._known[id] = Checkpoint(manifest, size)
             self._known[id].manifest = manifest
         for each in self._known.values():
@@ -97,8 +125,8 @@ class Checkpoints:
             raise AdapterMissing(f"The model {id} is refused: {known.reason}.")
         return known.info()
 
-    async def borrow(self, id: str) -> Backend:
-        """Return the engine of a model, loaded if it is not; to be given back.
+    async def borrow(self, id: str) -> Lease:
+        """Return a model, loaded if it is not.
 
         Raises:
             NotFound: it is gone.
@@ -110,35 +138,47 @@ class Checkpoints:
             raise NotFound(f"There is no adapter {id}. GET /adapters lists what there is.")
         known.asked += 1
         try:
-            async with known.loading:
-                if known.engine is None:
-                    await self._bring_in(known)
+            engine = known.engine
+            if engine is None:
+                # Goes on when the one who asked leaves: others may be waiting for it.
+                known.loading = known.loading or asyncio.create_task(self._bring_in(known))
+                engine = await asyncio.shield(known.loading)
         except BaseException:
-            self.give_back(id)
+            self._give_back(known)
             raise
-        assert known.engine is not None
-        return known.engine
+        return Lease(engine, lambda: self._give_back(known))
 
-    def give_back(self, id: str) -> None:
-        """Say that a request has been answered."""
-        known = self._known.get(id)
-        if known is not None:
-            known.asked -= 1
-            known.used = time.monotonic()
+    def _give_back(self, known: Checkpoint) -> None:
+        known.asked -= 1
+        known.used = time.monotonic()
+        if known.gone and not known.asked:
+            self._part_with(known)
+
+    def _part_with(self, known: Checkpoint) -> None:
+        """Let go of a model whose folder is gone, once those who have it are answered."""
+        known.gone = True
+        if known not in self._leaving:
+            self._leaving.append(known)
+        if not known.asked and known.loading is None:
+            task = asyncio.create_task(self._let_go(known))
+            self._working.add(task)
+            task.add_done_callback(self._working.discard)
 
     async def close(self) -> None:
         """Let go of all."""
-        for known in self._known.values():
-            await self._let_go(known)
+        everything = [*self._known.values(), *self._leaving]
+        await asyncio.gather(*(each.loading for each in everything if each.loading), return_exceptions=True)
+        await asyncio.gather(*map(self._let_go, everything), *self._working)
 
-    async def _bring_in(self, known: Checkpoint) -> None:
+    async def _bring_in(self, known: Checkpoint) -> Backend:
         folder = self._home.checkpoints / known.manifest.id
-        async with self._making_room:
-            await self._make_room(known)
-            known.state = "loading"
         try:
-            await asyncio.to_thread(_check, folder, known.manifest, self._prompt)
-            known.engine = await asyncio.to_thread(self._load, folder)
+            async with known.changing:
+                async with self._making_room:
+                    await self._make_room(known)
+                    known.state = "loading"
+                await asyncio.to_thread(_check, folder, known.manifest, self._prompt)
+                known.engine = await asyncio.to_thread(self._load, folder)
         except AskTwiceError:  # no room: it may pass
             known.state = "unloaded"
             raise
@@ -152,8 +192,11 @@ class Checkpoints:
             known.state, known.reason = "refused", str(error)[:500] or type(error).__name__
             log.warning("the model %s is refused: %s", known.manifest.id, known.reason)
             raise AdapterMissing(f"The model {known.manifest.id} is refused: {known.reason}.") from error
+        finally:
+            known.loading = None
         known.state, known.used = "ready", time.monotonic()
         log.info("the model %s is ready", known.manifest.id)
+        return known.engine
 
     async def _make_room(self, wanted: Checkpoint) -> None:
         if wanted.bytes > self._budget:
@@ -161,7 +204,8 @@ class Checkpoints:
                 f"The model {wanted.manifest.id} needs {wanted.bytes / 1e9:.1f} GB, and {self._budget / 1e9:.1f} GB are"
                 " allowed. Raise ASKTWICE_CHECKPOINTS_GB."
             )
-        here = [each for each in self._known.values() if each.state in ("ready", "loading") and each is not wanted]
+        there = [*self._known.values(), *self._leaving]
+        here = [each for each in there if each.state in ("ready", "loading") and each is not wanted]
         idle = sorted((each for each in here if each.engine and not each.asked), key=lambda each: each.used)
         taken = sum(each.bytes for each in here)
         while taken + wanted.bytes > self._budget:
@@ -173,17 +217,45 @@ class Checkpoints:
             await self._let_go(idle.pop(0))
 
     async def _let_go(self, known: Checkpoint) -> None:
-        engine, known.engine = known.engine, None
-        if engine is not None:
-            known.state = "unloaded"
-            await asyncio.to_thread(engine.stop)
-            del engine
-            await asyncio.to_thread(gc.collect)  # engine and pages know each other: without it the weights stay
+        async with known.changing:
+            engine, known.engine = known.engine, None
+            if engine is not None:
+                await asyncio.to_thread(engine.stop)
+                del engine
+                await asyncio.to_thread(_clean_up)
+                known.state = "unloaded"  # its room is free now, and not before
+        if known in self._leaving:
+            self._leaving.remove(known)
 
 
-def _bytes(folder: Path) -> int:
-    """What a model takes at most: its weights once as they are stored, and once as they are computed with."""
-    return 2 * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+def _clean_up() -> None:
+    from services.generator.model import release_freed_memory
+
+    gc.collect()  # engine and pages know each other: without it the weights stay
+    release_freed_memory()
+
+
+def _bytes(folder: Path, context: int) -> int:
+    """What a model takes: its weights once as they are stored and once as they are computed with, and its pages."""
+    weights = 2 * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return weights + _bytes_of_pages(folder, context)
+
+
+def _bytes_of_pages(folder: Path, context: int) -> int:
+    """Keys and values, in float32, of the tokens that an engine sets memory aside for."""
+    from transformers import AutoConfig
+
+    from services.generator.engine import PROMPTS_IN_PAGES
+
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # it will be refused when it is asked for
+        log.warning("the configuration of %s cannot be read: %s", folder.name, error)
+        return 0
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    tokens = PROMPTS_IN_PAGES * min(context, config.max_position_embeddings)
+    return int(2 * 4 * tokens * config.num_hidden_layers * heads * width)
 
 
 def _check(folder: Path, manifest: ServedManifest, prompt: str) -> None:

@@ -8,6 +8,7 @@ new requests, writes adapters into the model or out of it, and lets go of reques
 import hashlib
 import itertools
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -22,7 +23,7 @@ import torch
 
 from contracts.errors import AskTwiceError, DeadlineExceeded, InternalError, Overloaded, Unavailable
 from services.generator.jobs import Generated, Job, Load
-from services.generator.lora import LoraWeights, NoRoom, SharedLora
+from services.generator.lora import LoraWeights, SharedLora
 from services.generator.model import Base
 from services.generator.paged import Packed, PagedBatch, Request
 from services.generator.weights import read_weights
@@ -53,12 +54,12 @@ class _Running:
 class _Known:
     """An adapter that may be asked for: in the model, or to be brought in when it is.
 
-    ``weights`` are kept beside the model, so that an adapter that had to make room is soon back; ``used`` says when it
-    last began a request, ``users`` how many of these run.
+    ``weights`` are kept beside the model, so that an adapter that had to make room is soon back, or else read again
+    from ``folder``; ``used`` says when it last began a request, ``users`` how many of these run.
     """
 
     id: str
-    folder: Path = Path()
+    folder: Path | None = None
     sha256: Mapping[str, str] | None = None
     weights: LoraWeights | None = None
     users: int = 0
@@ -74,11 +75,22 @@ class Engine:
         queue_limit: how many may wait.
         columns: how much rank the adapters that are in the model may have together.
         pages: how many tokens all running requests may have together; what is over is computed again later.
+        kept_bytes: how much memory adapters may take beside the model; of others the files are read when they are asked
+            for again.
     """
 
-    def __init__(self, base: Base, *, max_batch: int, queue_limit: int, columns: int = 256, pages: int = 0):
+    def __init__(
+        self,
+        base: Base,
+        *,
+        max_batch: int,
+        queue_limit: int,
+        columns: int = 256,
+        pages: int = 0,
+        kept_bytes: float = math.inf,
+    ):
         self.base = base
-        self._max_batch, self._queue_limit = max_batch, queue_limit
+        self._max_batch, self._queue_limit, self._kept_bytes = max_batch, queue_limit, kept_bytes
         dtype = next(base.model.parameters()).dtype
         self._adapters = SharedLora(base.model, base.linears, columns, dtype, last=base.output_embedding)
         self._batch = PagedBatch(
@@ -101,7 +113,7 @@ class Engine:
         self._jobs: deque[Job] = deque()
         self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._wake = threading.Condition()
-        self._stopping = False
+        self._stopping = self._out_of_time = False
         self._thread = threading.Thread(target=self._run, name="model-owner", daemon=True)
         self._thread.start()
 
@@ -190,18 +202,15 @@ class Engine:
             self._wake.notify()
         self._reader.shutdown(wait=False, cancel_futures=True)
         self._thread.join(grace_s)
-        if self._thread.is_alive():
-            with self._wake:
-                waiting = itertools.chain(self._jobs, *self._parked.values())
-                for job in [*(running.job for running in self._running.values()), *waiting]:
-                    job.deadline = 0.0
-            self._thread.join(grace_s)
+        self._out_of_time = True
+        self._thread.join(grace_s)
 
     # --- the owner's thread ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            self._work()
+            with self._batch.stream():
+                self._work()
         except BaseException:
             log.exception("the model's thread ends")
             raise
@@ -249,7 +258,7 @@ class Engine:
             now, known = time.monotonic(), self._known.get(job.adapter or "")
             if job.cancelled:
                 job.done.set_result(Generated(0, now, now))
-            elif now > job.deadline:
+            elif self._late(job, now):
                 job.done.set_exception(_too_late())
             elif job.adapter is not None and known is None:
                 job.done.set_exception(_unloaded(job))
@@ -280,7 +289,7 @@ class Engine:
         """End the requests that are cancelled or too late."""
         now = time.monotonic()
         for adapter, parked in list(self._parked.items()):
-            for job in [job for job in parked if job.cancelled or now > job.deadline]:
+            for job in [job for job in parked if job.cancelled or self._late(job, now)]:
                 parked.remove(job)
                 job.done.set_result(Generated(0, now, now)) if job.cancelled else job.done.set_exception(_too_late())
             if not parked:
@@ -289,9 +298,12 @@ class Engine:
             if running.job.cancelled:
                 self._batch.cancel(running.request)
                 self._finish(running, now)
-            elif now > running.job.deadline:
+            elif self._late(running.job, now):
                 self._batch.cancel(running.request)
                 self._fail(running, DeadlineExceeded("The answer was not ready within the deadline. Ask for less."))
+
+    def _late(self, job: Job, now: float) -> bool:
+        return self._out_of_time or now > job.deadline
 
     def _step(self) -> None:
         try:
@@ -397,6 +409,7 @@ class Engine:
             self._adapters.remove(known.id)
             raise
         self._known[known.id] = known
+        self._forget_weights()
 
     def _place(self, known: _Known, weights: LoraWeights) -> None:
         """Write an adapter into the model; those that are longest unused make room for it.
@@ -407,17 +420,29 @@ class Engine:
         here = [each for each in self._known.values() if each.id in self._adapters]
         idle = [each for each in here if not each.users and not each.pinned]
         idle.sort(key=lambda each: each.used)
-        while True:
-            try:
-                self._adapters.place(known.id, weights)
-            except NoRoom as error:
-                if not idle:
-                    raise Unavailable(f"There is no room for another adapter: {error}.", retry_after=5) from error
-                self._adapters.remove(idle.pop(0).id)
-            else:
-                known.weights = weights
-                known.used = next(self._used)
+        gone: list[str] = []
+        while not self._adapters.has_room(weights.rank, without=gone):
+            if not idle:
+                reason = (
+                    f"rank {weights.rank} does not fit into the {self._adapters.columns} columns beside those in use"
+                )
+                raise Unavailable(f"There is no room for another adapter: {reason}.", retry_after=5)
+            gone.append(idle.pop(0).id)
+        for id in gone:
+            self._adapters.remove(id)
+        self._adapters.place(known.id, weights)
+        known.weights, known.used = weights, next(self._used)
+
+    def _forget_weights(self) -> None:
+        """Keep to the memory for adapters beside the model: of the longest unused the files have to do."""
+        kept = sorted((each for each in self._known.values() if each.weights), key=lambda each: each.used)
+        taken = sum(each.weights.bytes for each in kept if each.weights)
+        for each in kept:
+            if taken <= self._kept_bytes:
                 return
+            if each.weights and each.folder is not None and each.id not in self._parked:
+                taken -= each.weights.bytes
+                each.weights = None
 
     def _try_out(self, adapter: str) -> None:
         """Let an adapter say a few words before anyone asks it.
@@ -443,9 +468,12 @@ class Engine:
             self._bring_back(known, known.weights)
             return
 
+        folder = known.folder
+        assert folder is not None, "what has no files keeps its weights"
+
         def read() -> None:
             try:
-                weights = read_weights(known.folder, self.base.linears, known.sha256)
+                weights = read_weights(folder, self.base.linears, known.sha256)
             except Exception as error:
                 reason = f"The adapter {known.id} cannot be read any more: {error}"
                 self._command(lambda: self._give_up(known, Unavailable(reason, retry_after=5)))
@@ -472,6 +500,7 @@ class Engine:
             return
         with self._wake:
             self._jobs.extendleft(reversed(self._parked.pop(known.id, [])))
+        self._forget_weights()
 
     def _unpark(self) -> None:
         for adapter in list(self._parked):

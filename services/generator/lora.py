@@ -7,7 +7,7 @@ tokens of all of them and of the bare base. An adapter is written into columns t
 others run; nothing is reloaded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,11 @@ class LoraWeights:
     rank: int
     scaling: float
     matrices: Mapping[str, tuple[Tensor, Tensor]]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the matrices take."""
+        return sum(matrix.numel() * matrix.element_size() for pair in self.matrices.values() for matrix in pair)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,10 @@ class SharedLora:
     def __contains__(self, adapter: str) -> bool:
         return adapter in self._places
 
+    def has_room(self, rank: int, without: Collection[str] = ()) -> bool:
+        """Whether so many columns in a row are free, once these adapters are gone."""
+        return self._free(rank, without) is not None
+
     def place(self, adapter: str, weights: LoraWeights) -> None:
         """Write an adapter into free columns.
 
@@ -100,7 +109,10 @@ class SharedLora:
             NoRoom: there are not so many free ones in a row.
             KeyError: a matrix belongs to no linear layer of the model.
         """
-        place = Place(self._free(weights.rank), weights.rank)
+        start = self._free(weights.rank)
+        if start is None:
+            raise NoRoom(f"rank {weights.rank} does not fit into the {self.columns} columns")
+        place = Place(start, weights.rank)
         for name in weights.matrices:
             self._linears[name]
         layers = {name: self._layer(name) for name in weights.matrices}
@@ -144,15 +156,14 @@ class SharedLora:
         repeats = torch.tensor([number for _, number in tokens])
         return rows.repeat_interleave(repeats, dim=0).to(self.device, non_blocking=True)
 
-    def _free(self, rank: int) -> int:
+    def _free(self, rank: int, without: Collection[str] = ()) -> int | None:
         start = 0
-        for place in sorted(self._places.values(), key=lambda place: place.start):
+        taken = (place for adapter, place in self._places.items() if adapter not in without)
+        for place in sorted(taken, key=lambda place: place.start):
             if place.start - start >= rank:
                 return start
             start = place.end
-        if self.columns - start < rank:
-            raise NoRoom(f"rank {rank} does not fit into the {self.columns} columns")
-        return start
+        return start if self.columns - start >= rank else None
 
     def _layer(self, name: str) -> SharedLoraLinear:
         if name not in self._layers:

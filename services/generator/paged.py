@@ -13,6 +13,7 @@ ground.
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,7 +123,7 @@ class PagedBatch:
         """Let a request join at the next step."""
         self._requests[request.id] = request
         self.prompt_tokens += len(request.prompt)
-        if self._suspects:
+        if self._suspects or self._tried is not None:
             self._suspects.append(request)
         else:
             self._processor.scheduler.add_waiting_request(request.state)
@@ -135,6 +136,14 @@ class PagedBatch:
             self._suspects.remove(request)
         else:
             self._processor.scheduler.set_request_cancellation(request.id)
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """The GPU stream of the forward passes: what is written to the model beside them has to wait for them there."""
+        stream = self._ios.compute_stream
+        if stream is None:
+            return nullcontext()
+        stream.wait_stream(torch.cuda.default_stream(self._model.device))  # where the weights were loaded
+        return torch.cuda.stream(stream)
 
     @property
     def busy(self) -> bool:
@@ -152,9 +161,11 @@ class PagedBatch:
         if not scheduler.active_requests:
             # Set where the pages are full, and reset only where a request ends by itself: not where it is cancelled.
             scheduler.block_new_requests = False
-        self._tried = self._suspects.popleft() if self._suspects else None
-        if self._tried is not None:
-            self._processor.scheduler.add_waiting_request(self._tried.state)
+        if self._tried is not None and (self._tried.id not in self._requests or self._tried.state.generated_tokens):
+            self._tried = None  # its whole prompt has been read
+        if self._tried is None and self._suspects:
+            self._tried = self._suspects.popleft()
+            scheduler.add_waiting_request(self._tried.state)
         if not self._processor.prepare_next_batch():
             return []
         self._processor._generation_step(self._model)
@@ -167,13 +178,14 @@ class PagedBatch:
     def drop(self) -> list[Request]:
         """After a step that failed: take out the request that it failed for, once that is known, and return it.
 
-        Nobody knows how far the step came, so all its requests begin again from what they have, one more with each
-        step. Where that fails, it is for the one that came last. A step that failed before it had any requests takes
-        all of them out: it would fail again.
+        Nobody knows how far the step came, so all its requests begin again from what they have, the next one when the
+        prompt of the one before has been read, in one step or in several. Where that fails, it is for the one that came
+        last. A step that failed before it had any requests takes all of them out: it would fail again.
         """
         packed = [request for request, _ in self._packed.requests]
         failed = packed if len(packed) == 1 else [request for request in packed if request is self._tried]
         failed = failed if packed else list(self._requests.values())
+        self._tried = None
         for request in failed:
             self.cancel(request)
         again = [request for request in packed if request not in failed]

@@ -41,7 +41,7 @@ class RemoteEngine:
         self.base = base
         self._model = model
         self._queue_limit = queue_limit
-        self._adapters: set[str] = set()
+        self._adapters: dict[str, Path] = {}
         self._waiting = 0
         self._jobs: set[Job] = set()
         self._lock = threading.Lock()
@@ -108,7 +108,7 @@ class RemoteEngine:
                     return
                 if job.adapter is not None and job.adapter not in self._adapters:
                     raise Unavailable(f"The adapter {job.adapter} was unloaded meanwhile.", retry_after=1)
-                job.done.set_result(await self._generate(job))
+                job.done.set_result(await self._generate_or_load(job))
         except AskTwiceError as error:
             job.done.set_exception(error)
         except openai.APIError as error:
@@ -122,6 +122,17 @@ class RemoteEngine:
             with self._lock:
                 self._waiting -= waits
                 self._jobs.discard(job)
+
+    async def _generate_or_load(self, job: Job) -> Generated:
+        try:
+            return await self._generate(job)
+        except openai.NotFoundError:
+            folder = self._adapters.get(job.adapter or "")
+            if job.adapter is None or folder is None:
+                raise
+        # A server that was started again has forgotten the adapters that were loaded while it ran.
+        await self._load(job.adapter, folder)
+        return await self._generate(job)
 
     async def _generate(self, job: Job) -> Generated:
         began = time.monotonic()
@@ -167,10 +178,10 @@ class RemoteEngine:
                 ) from error
         except openai.APIError as error:
             raise _ours(error, adapter) from error
-        self._adapters.add(adapter)
+        self._adapters[adapter] = folder
 
     async def _unload(self, adapter: str) -> None:
-        self._adapters.discard(adapter)
+        self._adapters.pop(adapter, None)
         try:
             await self._client.post("/unload_lora_adapter", cast_to=str, body={"lora_name": adapter})
         except openai.APIError as error:  # it stays there, and is not asked any more

@@ -38,6 +38,8 @@ class GeneratorSettings(BaseSettings):
     backend_api_key: str = "none"
     backend_model: str | None = None
     """What that server calls the base; by default as ``base``."""
+    adapters_gb: float = Field(default=4.0, ge=0)
+    """Memory that adapters may take beside the model, to be back in it soon; of others the files are read again."""
     checkpoints_gb: float = Field(default=8.0, ge=0)
     """Memory that fully fine-tuned models may take together; one that is asked for makes room for itself."""
     checkpoint_idle_s: float = Field(default=600.0, gt=0)

@@ -1,14 +1,17 @@
+import asyncio
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.requests import ClientDisconnect
 
 from contracts.artifacts import Home
 from contracts.clients import RetrieverClient
@@ -17,7 +20,7 @@ from contracts.generation import Mode
 from contracts.retrieval import Passage, SearchRequest, SearchResponse
 from services.generator.app import create_app
 from services.generator.settings import GeneratorSettings
-from services.kit import problem_response
+from services.kit import EventStream, problem_response
 from tests.services.generator.conftest import publish
 from tests.services.generator.test_checking import HOSTILE, tampered
 from tests.serving import AWKWARD_BODIES, MALFORMED_BODIES, eventually, ready_client, serving
@@ -382,3 +385,21 @@ def test_a_manifest_that_cannot_be_read_stops_nobody(
         path.symlink_to("/dev/zero")
     eventually(lambda: ask(client, "ft").json().get("adapter") == good.id, "the good one answers")
     assert ask(client, "base").status_code == 200
+
+
+def test_a_stream_that_is_never_asked_for_is_closed_all_the_same() -> None:
+    closed: list[str] = []
+
+    async def events() -> AsyncIterator[str]:
+        yield "data: x\n\n"
+
+    async def gone(message: Any) -> None:
+        raise OSError("the client left before the first byte")
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    response = EventStream(events(), lambda: closed.append("closed"))
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(response({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, gone))
+    assert closed == ["closed"]

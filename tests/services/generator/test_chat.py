@@ -119,6 +119,12 @@ def test_what_is_not_there_is_said_in_openais_shape(ours: OpenAI) -> None:
         ({"messages": [{"role": "user", "content": " "}]}, None),
         ({"messages": [{"role": "assistant", "content": "Да."}]}, None),
         ({"messages": [{"role": "user", "content": "слово " * 2000}]}, None),
+        ({"max_tokens": 100_000}, None),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, None),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, None),
+        ({"response_format": {"type": "json_object"}}, None),
+        ({"logprobs": True}, None),
+        ({"presence_penalty": 0.5}, None),
     ],
 )
 def test_bad_requests_are_refused_with_the_field(ours: OpenAI, wrong: dict[str, object], param: str | None) -> None:
@@ -126,6 +132,12 @@ def test_bad_requests_are_refused_with_the_field(ours: OpenAI, wrong: dict[str, 
         ours.chat.completions.create(**{"model": "base", "messages": USER} | wrong)
     if param:
         assert refused.value.param == param
+
+
+@pytest.mark.parametrize(("wrong", "said"), [({"max_tokens": 1020}, "lower"), ({"max_tokens": 2**40}, "Ask for fewer")])
+def test_more_tokens_than_there_is_room_for_is_said(ours: OpenAI, wrong: dict[str, int], said: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=said):
+        ours.chat.completions.create(**{"model": "base", "messages": USER} | wrong)
 
 
 def test_unknown_fields_are_ignored(client: httpx.Client) -> None:

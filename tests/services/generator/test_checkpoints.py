@@ -4,8 +4,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -15,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from contracts.artifacts import MANIFEST, BaseModelRecord, Home, ServedManifest, checkpoint_digest, sha256_file
 from contracts.generation import Mode
 from services.generator.app import create_app
+from services.generator.checkpoints import Lease, _bytes
 from services.generator.settings import GeneratorSettings
 from tests.services.generator.test_app import ask, retriever
 from tests.serving import eventually, ready_client, serving
@@ -56,7 +59,10 @@ def publish_model(home: Home, base_folder: Path, tmp_path: Path) -> Publish:
 @pytest.fixture
 def size(base_folder: Path) -> float:
     """What one of them counts in the budget, in GB."""
-    return 2 * (base_folder / "model.safetensors").stat().st_size / 1e9
+    counted = _bytes(base_folder, GeneratorSettings().context)
+    weights = (base_folder / "model.safetensors").stat().st_size
+    assert counted == 2 * weights + 2 * 4 * (8 * 1024) * 2 * 2 * 16, "weights twice; keys and values of all pages"
+    return counted / 1e9
 
 
 @pytest.fixture
@@ -128,3 +134,40 @@ def test_what_was_tampered_with_is_refused(served: httpx.Client, home: Home, pub
     assert (refused.status_code, refused.json()["code"]) == (409, "adapter_missing")
     assert states(served) == {"one": "refused"}
     assert ask(served, "base").status_code == 200
+
+
+def test_one_whose_folder_goes_answers_those_who_have_it_and_holds_nobody_up(
+    served: httpx.Client, home: Home, publish_model: Publish
+) -> None:
+    gone, other = publish_model("one", 1), publish_model("two", 2)
+    expected = ask(served, "ft", adapter=gone, max_new_tokens=400).json()
+    with ThreadPoolExecutor(1) as client:
+        asked = client.submit(ask, served, "ft", adapter=gone, max_new_tokens=400)
+        eventually(lambda: asked.running() or None, "asked")
+        time.sleep(0.1)
+        shutil.rmtree(home.checkpoints / gone)
+        begun = time.monotonic()
+        assert ask(served, "ft", adapter=other, max_new_tokens=4).status_code == 200
+        assert time.monotonic() - begun < 5
+        answer = asked.result(60)
+    assert answer.status_code in (200, 404), "it was there, or gone before the question came"
+    if answer.status_code == 200:
+        assert answer.json()["answer"] == expected["answer"]
+    assert ask(served, "ft", adapter=gone).status_code == 404
+
+
+def test_a_load_goes_on_for_the_others_when_the_first_leaves(served: httpx.Client, publish_model: Publish) -> None:
+    id = publish_model("one", 1)
+    for _ in range(3):
+        with suppress(httpx.TimeoutException), httpx.Client(base_url=served.base_url, timeout=0.05) as hasty:
+            hasty.post("/ask?mode=ft", json={"question": "Привет?", "adapter": id})
+    assert ask(served, "ft", adapter=id).status_code == 200
+    assert states(served) == {"one": "ready"}
+
+
+def test_a_lease_is_given_back_once() -> None:
+    given: list[int] = []
+    lease = Lease(cast(Any, None), lambda: given.append(1))
+    lease.give_back()
+    lease.give_back()
+    assert given == [1]

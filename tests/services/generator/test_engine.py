@@ -1,4 +1,5 @@
 import random
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from contracts.artifacts import Home
 from contracts.errors import DeadlineExceeded, InternalError, Overloaded, Unavailable
 from services.generator.engine import Engine
 from services.generator.jobs import Generated, Job
+from services.generator.lora import LoraWeights
 from services.generator.model import load_base
 from services.generator.settings import GeneratorSettings
 from tests.services.generator.conftest import publish
@@ -292,6 +294,52 @@ def test_a_pinned_adapter_is_not_the_one_that_makes_room(
     assert ids[1] not in engine._adapters
     assert run(engine, job([5, 6, 7], ids[1])).tokens
     engine.stop()
+
+
+def test_nobody_makes_room_in_vain(settings: GeneratorSettings, home: Home, base_folder: Path) -> None:
+    engine = Engine(load_base(settings), max_batch=4, queue_limit=100, columns=8)  # two of rank 4
+    ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2)]
+    for id in ids:
+        engine.load(id, home.adapters / id).result(60)
+    engine.pin(ids[1], True).result(60)
+    weights = engine._known[ids[0]].weights
+    assert weights is not None
+    wide = LoraWeights(8, 1.0, {name: (torch.zeros(8, a.shape[1]), b) for name, (a, b) in weights.matrices.items()})
+    with pytest.raises(Unavailable, match="no room"):
+        engine.load_weights("wide", wide).result(60)
+    assert ids[0] in engine._adapters, "its going would not have helped"
+    engine.stop()
+
+
+def test_beside_the_model_they_keep_to_their_memory_and_come_back_from_their_files(
+    settings: GeneratorSettings, home: Home, base_folder: Path
+) -> None:
+    engine = Engine(load_base(settings), max_batch=4, queue_limit=100, columns=8, kept_bytes=1)  # two of rank 4
+    ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2, 3)]
+    said = {}
+    for id in ids:
+        engine.load(id, home.adapters / id).result(60)
+        said[id] = run(engine, job([5, 6, 7], id)).tokens
+    assert not any(known.weights for known in engine._known.values())
+    for id in ids * 2:
+        assert run(engine, job([5, 6, 7], id)).tokens == said[id]
+    away = next(id for id in ids if id not in engine._adapters)
+    shutil.rmtree(home.adapters / away)
+    with pytest.raises(Unavailable, match="cannot be read any more"):
+        run(engine, job([5, 6, 7], away))
+    engine.stop()
+
+
+def test_what_is_not_done_within_the_grace_time_is_refused(settings: GeneratorSettings) -> None:
+    engine = Engine(load_base(settings), max_batch=2, queue_limit=100)
+    jobs = [job(prompt, max_new_tokens=900) for prompt in prompts(8)]
+    for each in jobs:
+        engine.submit(each)
+    begun = time.monotonic()
+    engine.stop(grace_s=0.3)
+    assert time.monotonic() - begun < 5
+    assert not engine.alive
+    assert {type(each.done.exception(0)) for each in jobs} == {DeadlineExceeded}
 
 
 def test_nobody_waits_for_a_thread_that_has_died(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -245,6 +245,29 @@ def test_a_step_that_fails_takes_the_request_it_failed_for_and_no_others(
         assert request.tokens == alone(tuned, request.prompt, adapter)
 
 
+def test_a_later_part_of_a_prompt_that_fails_is_not_laid_at_the_youngests_door(
+    base: Base, tuned: PeftModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = 701
+    ours = Ours(base)
+    failing(base.model, monkeypatch, poison)
+    asked = prompts(4, 10, 30)
+    long = [3 + n % 600 for n in range(100)]  # a step holds 48 tokens
+    first = ours.ask(asked[0], None)
+    bad = ours.ask([*long, poison], None)
+    others = [ours.ask(prompt, None) for prompt in asked[1:]]
+    failed = []
+    while ours.batch.busy:
+        try:
+            ours.batch.step()
+        except torch.OutOfMemoryError:
+            failed += ours.batch.drop()
+    assert failed == [bad]
+    monkeypatch.undo()
+    for request in (first, *others):
+        assert request.tokens == alone(tuned, request.prompt, None)
+
+
 def test_more_than_the_pages_hold_is_answered_all_the_same(base: Base, tuned: PeftModel) -> None:
     ours = Ours(base, requests=8)
     ours.batch = PagedBatch(base.model, pages=320, step_tokens=48, requests=8, before=ours._before, choose=ours._choose)

@@ -175,6 +175,18 @@ def test_a_server_that_loads_nothing_while_it_runs(
     assert "--lora-modules" in refused.json()["detail"]
 
 
+def test_a_server_that_was_started_again_is_given_its_adapters_again(
+    server: tuple[Server, str], remote: httpx.Client, home: Home, base_folder: Path
+) -> None:
+    manifest = publish(home, base_folder, "sales", seed=1)
+    before = ask(remote, "ft").json()["answer"]
+    server[0].models.remove(manifest.id)
+    assert ask(remote, "ft").json()["answer"] == before
+    server[0].models.remove(manifest.id)
+    server[0].loads = False
+    assert ask(remote, "ft").status_code == 503
+
+
 def test_who_leaves_is_not_answered_any_longer(server: tuple[Server, str], remote: httpx.Client) -> None:
     server[0].fault = "slow"
     with pytest.raises(httpx.TimeoutException), httpx.Client(base_url=remote.base_url, timeout=0.5) as hasty:
