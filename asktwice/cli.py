@@ -134,7 +134,9 @@ def list_(home: HomeOption = HOME) -> None:
 @bench.command(epilog="Example: `asktwice bench generator --shape qwen2.5-0.5b --json`")
 def generator(
     shape: Annotated[str, typer.Option("--shape", help="qwen2.5-0.5b, qwen2.5-1.5b or tiny.")] = "qwen2.5-0.5b",
-    clients: Annotated[int | None, typer.Option("--clients", help="How many ask at once. Default: 8, GPU 32.")] = None,
+    clients: Annotated[
+        int | None, typer.Option("--clients", min=1, help="How many ask at once. Default: 8, GPU 32.")
+    ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds; the median is told.")] = 5,
     requests: Annotated[
         int | None, typer.Option("--requests", min=2, help="Requests a round. Default: 3 a client.")

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from contracts.generation import AdapterInfo, Mode
+from contracts.generation import AdapterId, AdapterInfo, Mode
 
 Manifest = TypeVar("Manifest", bound="ServedManifest")
 MANIFEST = "manifest.json"
@@ -93,9 +93,9 @@ class ServedManifest(BaseModel):
     """
 
     schema_version: Literal[1] = 1
-    id: str
-    name: str
-    modes: list[Mode]
+    id: AdapterId
+    name: str = Field(max_length=64)
+    modes: list[Mode] = Field(max_length=len(Mode))
     base: BaseModelRecord
     data: DataRecord | None = None
     system_prompt_sha256: str | None = None
@@ -103,8 +103,14 @@ class ServedManifest(BaseModel):
     """sha256 of every other file that serving reads."""
     created: AwareDatetime
     published: AwareDatetime
-    origin: str | None = None
+    origin: str | None = Field(default=None, max_length=1000)
     """Where an adapter that was brought in comes from: a hub id with its commit, or a folder's name."""
+
+    @model_validator(mode="after")
+    def _named(self) -> "ServedManifest":
+        if self.id.rpartition(".")[0] != self.name:
+            raise ValueError(f"the id {self.id} is not of the name {self.name}")
+        return self
 
     def info(
         self,

@@ -30,11 +30,22 @@ class TextPart(_Lenient):
 
 class ChatMessage(_Lenient):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | list[TextPart] | None
+    """None where an assistant said nothing."""
 
     @property
     def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        if isinstance(self.content, list):
+            return "\n".join(part.text for part in self.content)
+        return self.content or ""
+
+    @model_validator(mode="after")
+    def _is_text(self) -> "ChatMessage":
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("it holds half a character (a lone surrogate)") from error
+        return self
 
 
 class StreamOptions(_Lenient):
@@ -59,7 +70,7 @@ class ChatRequest(_Lenient):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Stops = []
     stream: bool | None = False
     stream_options: StreamOptions | None = None

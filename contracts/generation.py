@@ -28,7 +28,9 @@ class Mode(StrEnum):
         return self in (Mode.ft, Mode.rag_ft)
 
 
-Question = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]
+MAX_QUERY = 20_000
+"""Characters of a question that can be looked up."""
+Question = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUERY)]
 AdapterId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.[0-9a-f]{12}$")]
 """``NAME.<digest>``: a registry name, never a path or a hub id."""
 

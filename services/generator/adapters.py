@@ -7,6 +7,7 @@ Clients name adapters by id only, never by path.
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,10 +17,12 @@ from typing import Any, Literal
 from contracts.artifacts import MANIFEST, Home, ServedManifest, published_adapters
 from contracts.errors import AdapterMissing, AskTwiceError, InvalidInput, NotFound
 from contracts.generation import AdapterInfo, Mode
-from services.generator.checking import Question, check_in_child
+from services.generator.checking import Question, Refused, check_in_child
 from services.generator.checkpoints import Checkpoints
 from services.generator.jobs import Backend
 
+PATIENCE_S = 5.0
+"""How long a question waits for the newest adapter where an older one could answer."""
 log = logging.getLogger("asktwice")
 
 
@@ -31,6 +34,10 @@ class Entry:
     state: Literal["ready", "loading", "unloaded", "refused"] = "loading"
     reason: str | None = None
     pinned: bool = False
+    task: "asyncio.Task[None] | None" = None
+    """Checks and loads it."""
+    tries: int = 0
+    again_at: float = 0.0
 
     def info(self) -> AdapterInfo:
         return self.manifest.info(self.state, self.reason, pinned=self.pinned)
@@ -47,7 +54,8 @@ class Adapters:
         self._entries: dict[str, Entry] = {}
         self._scanning = asyncio.Lock()
         self._seen: list[tuple[str, int]] | None = None
-        self._again = False
+        self._passed: set[str] = set()
+        self._one_check = asyncio.Lock()
         self._working: set[asyncio.Task[None]] = set()
 
     def listing(self) -> list[AdapterInfo]:
@@ -56,47 +64,56 @@ class Adapters:
         return [*(entry.info() for entry in self._newest_first()), *full]
 
     async def scan(self) -> None:
-        """Look at the folder once: check and load what is new, forget and unload what is gone.
+        """Look at the folder once, and wait until what is new has been checked and loaded or refused."""
+        await self._look()
+        tasks = [entry.task for entry in self._entries.values() if entry.task]
+        if tasks:
+            await asyncio.wait(tasks)
 
-        Goes on when the one who asked is cancelled: others may be waiting for the same adapter.
-        """
-        await self._to_its_end(self._scan())
+    async def _look(self) -> None:
+        """Take note of what is new and forget what is gone. Goes on when the one who asked leaves."""
+        await asyncio.shield(self._in_background(self._take_note()))
 
-    async def _scan(self) -> None:
+    async def _take_note(self) -> None:
         async with self._scanning:
             if self._checkpoints:
                 await self._checkpoints.scan()
             seen = await asyncio.to_thread(_look, self._home.adapters)
-            if seen == self._seen and not self._again:
-                return
-            self._again = False
-            manifests = {m.id: m for m in await asyncio.to_thread(published_adapters, self._home, ServedManifest)}
-            for gone in [id for id in self._entries if id not in manifests]:
-                del self._entries[gone]
-                await asyncio.wrap_future(self._engine.unload(gone))
-            for id, manifest in manifests.items():
-                entry = self._entries.get(id)
-                renewed = entry is not None and entry.manifest.published != manifest.published
-                if entry is None:
-                    entry = self._entries[id] = Entry(manifest)
-                    await self._bring_in(entry)
-                entry.manifest = manifest
-                waits = entry.state == "loading" and entry.reason is not None
-                if waits or (renewed and entry.state == "refused"):  # what stood in the way may have passed
-                    await self._bring_in(entry)
-            self._seen = seen
+            if seen != self._seen:
+                manifests = {m.id: m for m in await asyncio.to_thread(published_adapters, self._home, ServedManifest)}
+                for gone in [id for id in self._entries if id not in manifests]:
+                    del self._entries[gone]
+                    self._in_background(self._unload(gone))
+                for id, manifest in manifests.items():
+                    entry = self._entries.setdefault(id, Entry(manifest))
+                    renewed = entry.manifest.published != manifest.published
+                    entry.manifest = manifest
+                    if entry.tries == 0 or (renewed and entry.state == "refused"):  # what stood in the way may be gone
+                        self._begin(entry)
+                self._seen = seen
+            for entry in self._entries.values():
+                if entry.state == "loading" and time.monotonic() > entry.again_at:
+                    self._begin(entry)
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, entry: Entry) -> None:
+        if entry.task is None:
+            entry.state, entry.reason, entry.tries = "loading", None, entry.tries + 1
+            entry.task = self._in_background(self._bring_in(entry))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
-        await asyncio.shield(task)
+        return task
+
+    async def _unload(self, id: str) -> None:
+        await asyncio.wrap_future(self._engine.unload(id))
 
     async def watch(self, every_s: float) -> None:
         """Scan again and again until cancelled."""
         while True:
             try:
-                await self.scan()
+                await self._look()
             except Exception:
                 log.exception("looking for adapters failed; trying again")
             await asyncio.sleep(every_s)
@@ -113,8 +130,8 @@ class Adapters:
             if asked is not None:
                 raise InvalidInput(f"adapter: mode={mode.value} uses none. Leave it out, or ask in ft or rag_ft.")
             return None
-        await self.scan()  # one may have been published this moment
-        found = self._find(mode, asked)
+        await self._look()  # one may have been published this moment
+        found = await self._find(mode, asked)
         if found is None:
             if asked is not None and self._checkpoints and (full := self._checkpoints.find(mode, asked)):
                 return full
@@ -127,25 +144,36 @@ class Adapters:
         if mode not in found.manifest.modes:
             trained = ", ".join(m.value for m in found.manifest.modes)
             raise InvalidInput(f"adapter: {found.manifest.id} was trained for mode={trained}, not for {mode.value}.")
-        if found.state != "ready":
-            raise AdapterMissing(
-                f"The adapter {found.manifest.id} is {found.state}: {found.reason or 'load it first'}."
-            )
+        self._must_be_ready(found)
         return found.info()
 
+    def _must_be_ready(self, entry: Entry) -> None:
+        if entry.state != "ready":
+            raise AdapterMissing(
+                f"The adapter {entry.manifest.id} is {entry.state}: {entry.reason or 'load it first'}."
+            )
+
     async def load(self, id: str) -> AdapterInfo:
-        """Check an adapter again and load it."""
-        await self.scan()
+        """Check an adapter again and load it.
+
+        Raises:
+            NotFound: there is no such adapter.
+            AdapterMissing: it cannot be loaded; the message says why.
+        """
+        await self._look()
         entry = self._entry(id)
         if entry.state != "ready":
-            await self._to_its_end(self._bring_in(entry))
+            self._begin(entry)
+            await _until_done(entry)
+        self._must_be_ready(entry)
         return entry.info()
 
     async def unload(self, id: str) -> AdapterInfo:
         """Take an adapter out of the model; it stays on disk and is not used until it is loaded again."""
         entry = self._entry(id)
+        await _until_done(entry)
         if entry.state == "ready":
-            await self._to_its_end(self._take_out(entry))
+            await asyncio.shield(self._in_background(self._take_out(entry)))
         return entry.info()
 
     async def pin(self, id: str, pinned: bool) -> AdapterInfo:
@@ -153,11 +181,12 @@ class Adapters:
 
         Raises:
             NotFound: there is no such adapter.
-            AdapterMissing: it is not loaded.
+            NotReady: it is not loaded, or those that are pinned leave it no room.
         """
         entry = self._entry(id)
-        if pinned and entry.state != "ready":
-            raise AdapterMissing(f"The adapter {id} is {entry.state}: {entry.reason or 'load it first'}.")
+        if pinned:
+            await _until_done(entry)
+            self._must_be_ready(entry)
         await asyncio.wrap_future(self._engine.pin(id, pinned))
         entry.pinned = pinned
         return entry.info()
@@ -167,14 +196,29 @@ class Adapters:
         entry.state, entry.reason, entry.pinned = "unloaded", None, False
 
     def _entry(self, id: str) -> Entry:
-        if id not in self._entries:
-            raise NotFound(f"There is no adapter {id}. GET /adapters lists what there is.")
-        return self._entries[id]
+        if id in self._entries:
+            return self._entries[id]
+        if self._checkpoints and any(info.id == id for info in self._checkpoints.listing()):
+            raise InvalidInput(f"{id} is a model of its own: it is loaded when it is asked for, and let go when idle.")
+        raise NotFound(f"There is no adapter {id}. GET /adapters lists what there is.")
 
-    def _find(self, mode: Mode, asked: str | None) -> Entry | None:
+    async def _find(self, mode: Mode, asked: str | None) -> Entry | None:
+        """The adapter that was asked for, or the newest that is ready.
+
+        One that is still being looked at is waited for, but where an older one can answer only for so long.
+        """
         if asked is not None:
-            return self._entries.get(asked)
+            found = self._entries.get(asked)
+            if found is not None:
+                await _until_done(found)
+            return found
         candidates = [entry for entry in self._newest_first() if mode in entry.manifest.modes]
+        if candidates and candidates[0].task:
+            can_answer = any(entry.state == "ready" for entry in candidates)
+            await _until_done(candidates[0], PATIENCE_S if can_answer else None)
+        waiting = [entry for entry in candidates if entry.task]
+        if waiting and not any(entry.state == "ready" for entry in candidates):
+            await asyncio.wait([entry.task for entry in waiting if entry.task], return_when=asyncio.ALL_COMPLETED)
         ready = [entry for entry in candidates if entry.state == "ready"]
         return next(iter(ready), next(iter(candidates), None))
 
@@ -196,21 +240,35 @@ class Adapters:
         )
 
     async def _bring_in(self, entry: Entry) -> None:
-        folder = self._home.adapters / entry.manifest.id
-        entry.state, entry.reason = "loading", None
+        id, question = entry.manifest.id, self._question(entry)
+        content = entry.manifest.model_dump_json(exclude={"published"})
         try:
-            await asyncio.to_thread(check_in_child, self._question(entry))
-            await asyncio.wrap_future(self._engine.load(entry.manifest.id, folder, entry.manifest.files))
-        except AskTwiceError as error:  # no room, no server: it may pass
-            entry.state, entry.reason = "loading", error.detail
-            self._again = True
-            log.warning("adapter %s cannot be loaded yet: %s", entry.manifest.id, entry.reason)
-        except Exception as error:
+            if content not in self._passed:
+                async with self._one_check:
+                    await asyncio.to_thread(check_in_child, question)
+                self._passed.add(content)
+            await asyncio.wrap_future(self._engine.load(id, question.folder, entry.manifest.files))
+        except (Refused, ValueError) as error:
             entry.state, entry.reason = "refused", str(error)[:500] or type(error).__name__
-            log.warning("adapter %s refused: %s", entry.manifest.id, entry.reason)
+            log.warning("adapter %s refused: %s", id, entry.reason)
+        except Exception as error:  # no room, no memory, no server: it may pass
+            reason = error.detail if isinstance(error, AskTwiceError) else f"{type(error).__name__}: {error}"
+            entry.state, entry.reason = "loading", reason[:500]
+            entry.again_at = time.monotonic() + min(60.0, 2.0 ** min(entry.tries, 6))
+            log.warning("adapter %s cannot be loaded yet: %s", id, entry.reason)
         else:
-            entry.state = "ready"
-            log.info("adapter %s is ready", entry.manifest.id)
+            entry.state, entry.tries = "ready", 1
+            log.info("adapter %s is ready", id)
+            if self._entries.get(id) is not entry:  # its folder went while it was loaded
+                await self._unload(id)
+        finally:
+            entry.task = None
+
+
+async def _until_done(entry: Entry, seconds: float | None = None) -> None:
+    """Wait while it is checked and loaded; it goes on when the one who waits leaves."""
+    if entry.task is not None:
+        await asyncio.wait([entry.task], timeout=seconds)
 
 
 def _look(folder: Path) -> list[tuple[str, int]]:

@@ -106,7 +106,8 @@ class Generator:
             )
         from services.generator.engine import Engine
 
-        return Engine(load_base(settings), kept_bytes=settings.adapters_gb * 1e9, **limits)
+        kept = settings.adapters_gb * 1e9
+        return Engine(load_base(settings), columns=settings.adapter_ranks, kept_bytes=kept, **limits)
 
     def load_now(self) -> Load:
         """What the backend is doing."""
@@ -190,7 +191,7 @@ def create_app(settings: GeneratorSettings | None = None, retriever: RetrieverCl
         from services.generator.asking import Wish
 
         asking = current().asking
-        asked = await asking.prepare(Wish.of_question(body, mode, asking.system_prompt))
+        asked = await while_there(request, asking.prepare(Wish.of_question(body, mode, asking.system_prompt)))
         if body.stream:
             return EventStream(_events(asked, asking.stream(asked)), asked.close)
         try:

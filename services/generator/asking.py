@@ -2,16 +2,20 @@
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
+
+from jinja2 import TemplateError
 
 from contracts.chat import ChatRequest
 from contracts.clients import RetrieverClient
-from contracts.errors import InvalidInput, Unavailable
-from contracts.generation import AdapterInfo, Answer, AskRequest, Mode, Source, Timings, Usage
+from contracts.errors import DeadlineExceeded, InvalidInput, Unavailable
+from contracts.generation import MAX_QUERY, AdapterInfo, Answer, AskRequest, Mode, Source, Timings, Usage
 from contracts.prompts import Message, with_passages
 from contracts.retrieval import Passage
 from services.generator.adapters import Adapters
@@ -24,6 +28,9 @@ from services.generator.transcript import THINK, Transcript
 DEFAULT_NEW_TOKENS = 256
 LEAST_TOKENS = 32
 """A shorter beginning of a passage tells nothing."""
+LONGEST_TOKEN = 64
+"""Characters: hardly any token has more."""
+Fitted = tuple[list[int], list[Passage], bool]
 log = logging.getLogger("asktwice")
 
 
@@ -85,7 +92,7 @@ class Wish:
             top_k=request.top_k,
             max_new_tokens=request.max_completion_tokens or request.max_tokens or DEFAULT_NEW_TOKENS,
             temperature=request.temperature or 0.0,
-            seed=request.seed,
+            seed=request.seed % 2**63 if request.seed is not None else None,
             top_p=request.top_p or 1.0,
             stop=tuple(request.stop),
             reasoning=request.include_reasoning,
@@ -143,13 +150,25 @@ class Asking:
             NotReady: no adapter for the mode, or nothing in the index.
             InvalidInput: the question does not fit into the model's context, or the adapter is not for this mode.
             Unavailable: the retriever does not answer.
+            Overloaded: too many are waiting.
+            DeadlineExceeded: all of this took too long.
         """
+        self._engine.refuse_if_full()  # before it costs anything
         begun = time.monotonic()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self._prepare(wish, begun)
+        except TimeoutError as error:
+            raise DeadlineExceeded("The question could not be prepared within the deadline.") from error
+
+    async def _prepare(self, wish: Wish, begun: float) -> Asked:
         adapter = await self._adapters.resolve(wish.mode, wish.adapter)
         passages: list[Passage] = []
         if wish.mode.retrieves:
             if self._retriever is None:
                 raise Unavailable("No retriever is configured: set ASKTWICE_RETRIEVER_URL.")
+            if len(wish.question) > MAX_QUERY:
+                raise InvalidInput(f"question: more than {MAX_QUERY} characters cannot be looked up. Shorten it.")
             passages = (await self._retriever.search(wish.question, wish.top_k)).results
         retrieve_s = time.monotonic() - begun
         lease = await self._lease_for(adapter)
@@ -240,13 +259,13 @@ class Asking:
         )
 
 
-def fit(base: Base, wish: Wish, passages: list[Passage]) -> tuple[list[int], list[Passage], bool]:
+def fit(base: Base, wish: Wish, passages: list[Passage]) -> Fitted:
     """Return the prompt's token ids, the passages as it really holds them, and whether it opens the model's thoughts.
 
-    Passages that do not fit are left out from the last; of the best one at least a beginning is kept.
+    Passages that do not fit are left out from the last; of the best one a beginning is kept, if there is room for one.
 
     Raises:
-        InvalidInput: the question alone, or the question with a beginning of the best passage, does not fit.
+        InvalidInput: the question alone does not fit, or the model's template refuses the chat.
     """
     limit = base.max_tokens - wish.max_new_tokens
     if limit < 1:
@@ -255,28 +274,63 @@ def fit(base: Base, wish: Wish, passages: list[Passage]) -> tuple[list[int], lis
             " prompt and answer may have together. Ask for fewer."
         )
 
-    def fitting(kept: list[Passage]) -> tuple[list[int], list[Passage], bool] | None:
-        asked = with_passages(wish.question, [passage.text for passage in kept])
-        prompt: str = base.tokenizer.apply_chat_template(
-            [*wish.history, {"role": "user", "content": asked}], add_generation_prompt=True, tokenize=False
-        )
+    plain = _without_control(base.tokenizer)
+    history = [{**message, "content": plain(message["content"])} for message in wish.history]
+
+    def fitting(kept: list[Passage]) -> Fitted | None:
+        asked = plain(with_passages(wish.question, [passage.text for passage in kept]))
+        try:
+            prompt: str = base.tokenizer.apply_chat_template(
+                [*history, {"role": "user", "content": asked}], add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise InvalidInput(f"messages: the chat template of {base.record.model} refuses them: {error}.") from error
         tokens = list(base.tokenizer(prompt, add_special_tokens=False)["input_ids"])
         return (tokens, kept, prompt.rstrip().endswith(THINK)) if len(tokens) <= limit else None
 
-    for number in range(len(passages), -1 if not passages else 0, -1):
-        if found := fitting(passages[:number]):
-            return found
-    if passages:
-        at = base.tokenizer(passages[0].text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        for tokens in range(min(len(at), limit), LEAST_TOKENS, -LEAST_TOKENS):
-            cut = passages[0].model_copy(update={"text": passages[0].text[: at[tokens - 1][1]].rstrip() + " …"})
-            if found := fitting([cut]):
-                return found
-    what = "the question with a beginning of the best passage" if passages else "the question"
-    raise InvalidInput(
-        f"question: {what} takes more than the {limit} tokens that {base.record.model} leaves"
-        f" beside max_new_tokens={wish.max_new_tokens}. Shorten it or lower max_new_tokens."
-    )
+    alone = fitting([])
+    if alone is None:
+        raise InvalidInput(
+            f"question: it takes more than the {limit} tokens that {base.record.model} leaves beside"
+            f" max_new_tokens={wish.max_new_tokens}. Shorten it or lower max_new_tokens."
+        )
+    if not passages:
+        return alone
+    whole = _most(len(passages), lambda number: fitting(passages[:number]))
+    if whole is not None:
+        return whole
+    # A passage may be longer than anything that is served: no more of it is read than could fit.
+    text = passages[0].text[: limit * LONGEST_TOKEN]
+    at = base.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+
+    def beginning(steps: int) -> Fitted | None:
+        end = at[steps * LEAST_TOKENS - 1][1]
+        return fitting([passages[0].model_copy(update={"text": text[:end].rstrip() + " …"})])
+
+    return _most(min(len(at), limit) // LEAST_TOKENS, beginning) or alone
+
+
+def _without_control(tokenizer: Any) -> Callable[[str], str]:
+    """What people write is text: the model's own marks in it, such as ``<|im_end|>``, are broken up.
+
+    Else a question or a document could end its message and begin one in the system's name. A zero-width space after
+    the first character keeps a mark from being read as one; people still see it as it was.
+    """
+    marks = sorted({str(token) for token in tokenizer.all_special_tokens if len(str(token)) > 1}, key=len, reverse=True)
+    broken = re.compile("|".join(map(re.escape, marks)) or "(?!)")
+    return lambda text: broken.sub(lambda mark: f"{mark[0][0]}\u200b{mark[0][1:]}", text)
+
+
+def _most(number: int, attempt: Callable[[int], Fitted | None]) -> Fitted | None:
+    """The attempt with the highest number that succeeds, by bisection; None where that with 1 fails."""
+    best, low, high = None, 1, number
+    while low <= high:
+        middle = (low + high + 1) // 2
+        if found := attempt(middle):
+            best, low = found, middle + 1
+        else:
+            high = middle - 1
+    return best
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

@@ -35,7 +35,7 @@ log = logging.getLogger("asktwice")
 
 def chat_routes(current: Callable[[], "Generator"]) -> APIRouter:
     """Return the routes over the service's parts."""
-    router = APIRouter(prefix="/v1", tags=["openai"])
+    router, began = APIRouter(prefix="/v1", tags=["openai"]), int(time.time())
 
     @router.get("/models")
     async def models() -> ChatModelList:
@@ -46,8 +46,7 @@ def chat_routes(current: Callable[[], "Generator"]) -> APIRouter:
             for adapter in current().adapters.listing()
             if adapter.state == "ready" or (adapter.kind == "full" and adapter.state in on_demand)
         ]
-        now = int(time.time())
-        found = [ChatModel(id=mode.value, created=now) for mode in (Mode.base, Mode.rag)]
+        found = [ChatModel(id=mode.value, created=began) for mode in (Mode.base, Mode.rag)]
         for mode in (Mode.ft, Mode.rag_ft):
             trained = [adapter for adapter in listing if mode in adapter.modes]
             loras = [adapter for adapter in trained if adapter.kind == "lora"]
@@ -59,6 +58,14 @@ def chat_routes(current: Callable[[], "Generator"]) -> APIRouter:
             ]
         return ChatModelList(data=found)
 
+    @router.get("/models/{id}")
+    async def model(id: str) -> ChatModel:
+        """One of them."""
+        for each in (await models()).data:
+            if each.id == id:
+                return each
+        raise NotFound(f"There is no model {id!r}. GET /v1/models lists what there is.")
+
     @router.post("/chat/completions", response_model=ChatCompletion)
     async def completions(request: Request, body: ChatRequest) -> Response:
         """Answer a chat; with ``stream`` as server-sent events."""
@@ -67,7 +74,7 @@ def chat_routes(current: Callable[[], "Generator"]) -> APIRouter:
         if body.mode is None:
             raise NotFound(f"There is no model {body.model!r}. GET /v1/models lists what there is.")
         asking = current().asking
-        asked = await asking.prepare(Wish.of_chat(body, body.mode, asking.system_prompt))
+        asked = await while_there(request, asking.prepare(Wish.of_chat(body, body.mode, asking.system_prompt)))
         if body.stream:
             return EventStream(_events(body, asked, asking.stream(asked)), asked.close)
         try:

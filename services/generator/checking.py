@@ -178,7 +178,7 @@ def _check_config(config: dict[str, Any], linears: Mapping[str, tuple[int, int]]
         raise Refused(f"the rank {str(rank)[:40]} is not between 1 and {MAX_RANK}")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise Refused(f"lora_alpha {str(alpha)[:40]} is no number")
-    if not 0 < alpha / rank <= MAX_SCALING:
+    if not 0 < alpha / (math.sqrt(rank) if config.get("use_rslora") else rank) <= MAX_SCALING:
         raise Refused(f"lora_alpha {str(alpha)[:40]} is out of bounds for rank {rank}")
     if not isinstance(targets, list) or not targets or len(targets) > len(linears):
         raise Refused("target_modules is not a list of layers")

@@ -101,8 +101,7 @@ class Checkpoints:
             self._part_with(self._known.pop(id))
         for id, manifest in published.items():
             if id not in self._known:
-                size = await asyncio.to_thread(_bytes, self._home.checkpoints / id, self._context)
-                self._known[id] = Checkpoint(manifest, size)
+                self._known[id] = await asyncio.to_thread(_looked_at, manifest, self._home, self._context)
             self._known[id].manifest = manifest
         for each in self._known.values():
             if each.engine and not each.asked and time.monotonic() - each.used > self._idle_s:
@@ -136,6 +135,8 @@ class Checkpoints:
         known = self._known.get(id)
         if known is None:
             raise NotFound(f"There is no adapter {id}. GET /adapters lists what there is.")
+        if known.state == "refused":
+            raise AdapterMissing(f"The model {id} is refused: {known.reason}.")
         known.asked += 1
         try:
             engine = known.engine
@@ -168,27 +169,27 @@ class Checkpoints:
         """Let go of all."""
         everything = [*self._known.values(), *self._leaving]
         await asyncio.gather(*(each.loading for each in everything if each.loading), return_exceptions=True)
-        await asyncio.gather(*map(self._let_go, everything), *self._working)
+        await asyncio.gather(*(self._let_go(each, in_use=True) for each in everything), *self._working)
 
     async def _bring_in(self, known: Checkpoint) -> Backend:
         folder = self._home.checkpoints / known.manifest.id
         try:
+            async with self._making_room:  # before the other lock: who makes room takes those of others
+                await self._make_room(known)
+                known.state = "loading"
             async with known.changing:
-                async with self._making_room:
-                    await self._make_room(known)
-                    known.state = "loading"
                 await asyncio.to_thread(_check, folder, known.manifest, self._prompt)
                 known.engine = await asyncio.to_thread(self._load, folder)
         except AskTwiceError:  # no room: it may pass
             known.state = "unloaded"
             raise
-        except MemoryError as error:
-            known.state = "unloaded"
-            raise Unavailable(f"There is no memory for {known.manifest.id} now.", retry_after=5) from error
         except asyncio.CancelledError:
             known.state = "unloaded"
             raise
         except Exception as error:
+            if _is_memory(error):  # that may pass
+                known.state = "unloaded"
+                raise Unavailable(f"There is no memory for {known.manifest.id} now.", retry_after=5) from error
             known.state, known.reason = "refused", str(error)[:500] or type(error).__name__
             log.warning("the model %s is refused: %s", known.manifest.id, known.reason)
             raise AdapterMissing(f"The model {known.manifest.id} is refused: {known.reason}.") from error
@@ -204,20 +205,22 @@ class Checkpoints:
                 f"The model {wanted.manifest.id} needs {wanted.bytes / 1e9:.1f} GB, and {self._budget / 1e9:.1f} GB are"
                 " allowed. Raise ASKTWICE_CHECKPOINTS_GB."
             )
-        there = [*self._known.values(), *self._leaving]
-        here = [each for each in there if each.state in ("ready", "loading") and each is not wanted]
-        idle = sorted((each for each in here if each.engine and not each.asked), key=lambda each: each.used)
-        taken = sum(each.bytes for each in here)
-        while taken + wanted.bytes > self._budget:
+        while True:
+            there = [*self._known.values(), *self._leaving]
+            here = [each for each in there if each.state in ("ready", "loading") and each is not wanted]
+            if sum(each.bytes for each in here) + wanted.bytes <= self._budget:
+                return
+            idle = [each for each in here if each.engine and not each.asked]
             if not idle:
                 raise Unavailable(
                     f"There is no room for {wanted.manifest.id} beside the models that answer now.", retry_after=5
                 )
-            taken -= idle[0].bytes
-            await self._let_go(idle.pop(0))
+            await self._let_go(min(idle, key=lambda each: each.used))
 
-    async def _let_go(self, known: Checkpoint) -> None:
+    async def _let_go(self, known: Checkpoint, in_use: bool = False) -> None:
         async with known.changing:
+            if known.asked and not in_use:  # meanwhile somebody has come
+                return
             engine, known.engine = known.engine, None
             if engine is not None:
                 await asyncio.to_thread(engine.stop)
@@ -235,27 +238,35 @@ def _clean_up() -> None:
     release_freed_memory()
 
 
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in str(error)
+
+
+def _looked_at(manifest: ServedManifest, home: Home, context: int) -> Checkpoint:
+    """What is known of a model before it is asked for; one that cannot be understood is refused and harms no others."""
+    try:
+        return Checkpoint(manifest, _bytes(home.checkpoints / manifest.id, context))
+    except Exception as error:
+        reason = f"its size cannot be told ({type(error).__name__}: {str(error)[:200]})"
+        log.warning("the model %s is refused: %s", manifest.id, reason)
+        return Checkpoint(manifest, 0, state="refused", reason=reason)
+
+
 def _bytes(folder: Path, context: int) -> int:
-    """What a model takes: its weights once as they are stored and once as they are computed with, and its pages."""
-    weights = 2 * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return weights + _bytes_of_pages(folder, context)
+    """What a model takes: its weights once as they are stored and once as they are computed with, and its pages.
 
-
-def _bytes_of_pages(folder: Path, context: int) -> int:
-    """Keys and values, in float32, of the tokens that an engine sets memory aside for."""
+    The pages hold keys and values, in float32, of the tokens that an engine sets memory aside for.
+    """
     from transformers import AutoConfig
 
     from services.generator.engine import PROMPTS_IN_PAGES
 
-    try:
-        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # it will be refused when it is asked for
-        log.warning("the configuration of %s cannot be read: %s", folder.name, error)
-        return 0
+    weights = 2 * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     tokens = PROMPTS_IN_PAGES * min(context, config.max_position_embeddings)
-    return int(2 * 4 * tokens * config.num_hidden_layers * heads * width)
+    return int(weights + 2 * 4 * tokens * config.num_hidden_layers * heads * width)
 
 
 def _check(folder: Path, manifest: ServedManifest, prompt: str) -> None:

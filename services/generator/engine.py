@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from contracts.errors import AskTwiceError, DeadlineExceeded, InternalError, Overloaded, Unavailable
+from contracts.errors import AskTwiceError, DeadlineExceeded, InternalError, NotReady, Overloaded, Unavailable
 from services.generator.jobs import Generated, Job, Load
 from services.generator.lora import LoraWeights, SharedLora
 from services.generator.model import Base
@@ -32,6 +32,9 @@ log = logging.getLogger("asktwice")
 
 PROMPTS_IN_PAGES = 8
 """How many requests of the greatest length the pages hold, where nothing else is said."""
+FAIR_S = 1.0
+"""After so long without room for its adapter, a request has it made: others' adapters begin no new requests."""
+LEAST_TEMPERATURE = 1e-5
 IDLE_S = 0.5
 """How often a thread without work looks whether what it keeps waiting for is too late."""
 
@@ -48,6 +51,8 @@ class _Running:
     dice: torch.Generator | None
     adapter: "_Known | None"
     told: int = 0
+    thrown: torch.Tensor | None = None
+    """The state of the dice before the step that runs."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,16 +60,28 @@ class _Known:
     """An adapter that may be asked for: in the model, or to be brought in when it is.
 
     ``weights`` are kept beside the model, so that an adapter that had to make room is soon back, or else read again
-    from ``folder``; ``used`` says when it last began a request, ``users`` how many of these run.
+    from ``folder``; ``used`` says when it last began a request, ``users`` how many of these run, ``claims`` how many
+    were accepted and are not answered yet.
     """
 
     id: str
+    rank: int
     folder: Path | None = None
     sha256: Mapping[str, str] | None = None
     weights: LoraWeights | None = None
+    claims: int = 0
     users: int = 0
     used: int = -1
     pinned: bool = False
+
+
+@dataclass(slots=True)
+class _Parked:
+    """Jobs whose adapter is not in the model, since when, and whether its files are being read."""
+
+    jobs: list[Job]
+    since: float
+    reading: bool = False
 
 
 class Engine:
@@ -105,8 +122,8 @@ class Engine:
         self._ids = map(str, itertools.count())
         self._running: dict[str, _Running] = {}
         self._known: dict[str, _Known] = {}
-        self._leaving: dict[str, _Known] = {}  # unloaded: they answer their users to the end, and no others
-        self._parked: dict[str, list[Job]] = {}
+        self._leaving: dict[str, _Known] = {}  # unloaded: they answer what was accepted, and no others
+        self._parked: dict[str, _Parked] = {}
         self._used = itertools.count()
         self._reader = ThreadPoolExecutor(1, "adapter-reader")
         self._reading: set[Future[None]] = set()
@@ -125,11 +142,36 @@ class Engine:
             Unavailable: the engine is stopping.
         """
         with self._wake:
-            if self._stopping:
-                raise Unavailable("The generator is stopping.", retry_after=5)
-            if len(self._jobs) >= self._queue_limit:
-                raise Overloaded(f"{len(self._jobs)} requests are waiting. Try again shortly.", retry_after=2)
+            self.refuse_if_full()
+            known = None
+            if job.adapter is not None:
+                known = self._known.get(job.adapter)
+                if known is None:
+                    raise Unavailable(f"The adapter {job.adapter} was unloaded meanwhile.", retry_after=1)
+                known.claims += 1
             self._jobs.append(job)
+            self._wake.notify()
+        if known is not None:
+            job.done.add_done_callback(lambda _: self._unclaim(known))
+
+    def refuse_if_full(self) -> None:
+        """
+        Raises:
+            Overloaded: as many requests as allowed are waiting.
+            Unavailable: the engine is stopping.
+        """
+        if self._stopping:
+            raise _stopping()
+        waiting = self._waiting()
+        if waiting >= self._queue_limit:
+            raise Overloaded(f"{waiting} requests are waiting. Try again shortly.", retry_after=2)
+
+    def _waiting(self) -> int:
+        return len(self._jobs) + sum(len(parked.jobs) for parked in list(self._parked.values()))
+
+    def _unclaim(self, known: _Known) -> None:
+        with self._wake:
+            known.claims -= 1
             self._wake.notify()
 
     @property
@@ -146,13 +188,13 @@ class Engine:
         future: Future[None] = Future()
         with self._wake:
             if self._stopping:
-                future.set_exception(Unavailable("The generator is stopping.", retry_after=5))
+                future.set_exception(_stopping())
                 return future
-        known = _Known(adapter, folder, sha256)
 
         def read() -> None:
             try:
                 weights = read_weights(folder, self.base.linears, sha256)
+                known = _Known(adapter, weights.rank, folder, sha256)
             except BaseException as error:
                 with suppress(InvalidStateError):  # nobody waits for it any more
                     future.set_exception(error)
@@ -167,43 +209,51 @@ class Engine:
 
     def load_weights(self, adapter: str, weights: LoraWeights) -> "Future[None]":
         """Bring an adapter into the model that is in memory already."""
-        return self._command(lambda: self._load(_Known(adapter), weights))
+        return self._command(lambda: self._load(_Known(adapter, weights.rank), weights))
 
     def unload(self, adapter: str) -> "Future[None]":
         """Take an adapter out of the model: new requests for it fail, those that run end with it."""
         return self._command(lambda: self._unload(adapter))
 
     def pin(self, adapter: str, pinned: bool) -> "Future[None]":
-        """Keep a loaded adapter in the model whatever else is asked for, or no longer so."""
+        """Keep a loaded adapter in the model whatever else is asked for, or no longer so.
+
+        The future fails with NotReady where the pinned ones would not fit together.
+        """
 
         def set_pin() -> None:
-            if adapter in self._known:
-                self._known[adapter].pinned = pinned
+            known = self._known.get(adapter)
+            if known is not None:
+                others = sum(each.rank for each in self._known.values() if each.pinned and each is not known)
+                if pinned and others + known.rank > self._adapters.columns:
+                    raise NotReady(
+                        f"There is no room to pin {adapter}: those that are pinned have rank {others} of the"
+                        f" {self._adapters.columns} that fit. Unpin one, or raise ASKTWICE_ADAPTER_RANKS."
+                    )
+                known.pinned = pinned
             self._unpark()
 
         return self._command(set_pin)
 
     def load_now(self) -> Load:
         """What it is doing at this moment."""
-        with self._wake:
-            waiting = len(self._jobs) + sum(map(len, list(self._parked.values())))
         return Load(
             running=len(self._running),
-            waiting=waiting,
+            waiting=self._waiting(),
             adapters=len(self._adapters),
             prompt_tokens=self._batch.prompt_tokens,
             shared_tokens=self._batch.shared_tokens,
         )
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """Refuse new requests, finish what is queued within the grace time, fail the rest."""
+        """Refuse new requests, finish what was accepted within the grace time, refuse the rest."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._reader.shutdown(wait=False, cancel_futures=True)
         self._thread.join(grace_s)
         self._out_of_time = True
         self._thread.join(grace_s)
+        self._reader.shutdown(wait=False, cancel_futures=True)
 
     # --- the owner's thread ----------------------------------------------------------------------------------------
 
@@ -222,7 +272,7 @@ class Engine:
         with self._wake:
             self._stopping = True
             jobs = [*(running.job for running in self._running.values()), *self._jobs]
-            jobs += [job for parked in self._parked.values() for job in parked]
+            jobs += [job for parked in self._parked.values() for job in parked.jobs]
             waited: list[Future[Any]] = [job.done for job in jobs]
             waited += [*(future for _, future in self._commands), *self._reading]
         for each in waited:
@@ -237,8 +287,8 @@ class Engine:
                 self._commands.clear()
             for command, future in commands:
                 _settle(future, command)
-            self._take_in()
             self._let_go()
+            self._take_in()
             if self._running:
                 self._step()
                 continue
@@ -248,24 +298,29 @@ class Engine:
 
     def _take_in(self) -> None:
         """Let waiting jobs run, the oldest first, as many as may run at once."""
+        now, later = time.monotonic(), deque[Job]()
+        starving = [id for id, each in self._parked.items() if not each.reading and now - each.since > FAIR_S]
         while len(self._running) < self._max_batch:
             with self._wake:
                 if not self._jobs:
-                    return
+                    break
                 job = self._jobs.popleft()
-            if not job.done.running() and not job.done.set_running_or_notify_cancel():
+            known = self._find(job.adapter)
+            if known is not None and starving and known.id not in starving and not known.pinned:
+                later.append(job)
+            elif not job.done.running() and not job.done.set_running_or_notify_cancel():
                 continue
-            now, known = time.monotonic(), self._known.get(job.adapter or "")
-            if job.cancelled:
-                job.done.set_result(Generated(0, now, now))
-            elif self._late(job, now):
-                job.done.set_exception(_too_late())
             elif job.adapter is not None and known is None:
-                job.done.set_exception(_unloaded(job))
+                job.done.set_exception(Unavailable(f"The adapter {job.adapter} is gone.", retry_after=1))
             elif known is not None and known.id not in self._adapters:
                 self._park(job, known)
             else:
                 self._start(job, known)
+        with self._wake:
+            self._jobs.extendleft(reversed(later))
+
+    def _find(self, adapter: str | None) -> _Known | None:
+        return self._known.get(adapter or "") or self._leaving.get(adapter or "")
 
     def _start(self, job: Job, known: _Known | None) -> None:
         request = Request(
@@ -286,21 +341,40 @@ class Engine:
         self._batch.add(request)
 
     def _let_go(self) -> None:
-        """End the requests that are cancelled or too late."""
+        """End the requests that are cancelled or too late, and part with adapters that nobody waits for any more."""
         now = time.monotonic()
+        with self._wake:
+            ended = [job for job in self._jobs if job.cancelled or self._late(job, now)]
+            for job in ended:
+                self._jobs.remove(job)
         for adapter, parked in list(self._parked.items()):
-            for job in [job for job in parked if job.cancelled or self._late(job, now)]:
-                parked.remove(job)
-                job.done.set_result(Generated(0, now, now)) if job.cancelled else job.done.set_exception(_too_late())
-            if not parked:
+            over = [job for job in parked.jobs if job.cancelled or self._late(job, now)]
+            parked.jobs = [job for job in parked.jobs if job not in over]
+            ended += over
+            if not parked.jobs and not parked.reading:
                 del self._parked[adapter]
+        for job in ended:
+            if job.done.running() or job.done.set_running_or_notify_cancel():
+                job.done.set_result(Generated(0, now, now)) if job.cancelled else job.done.set_exception(
+                    self._refusal()
+                )
         for running in list(self._running.values()):
             if running.job.cancelled:
                 self._batch.cancel(running.request)
                 self._finish(running, now)
             elif self._late(running.job, now):
                 self._batch.cancel(running.request)
-                self._fail(running, DeadlineExceeded("The answer was not ready within the deadline. Ask for less."))
+                self._fail(running, self._refusal())
+        for known in [known for known in self._leaving.values() if not known.claims and not known.users]:
+            del self._leaving[known.id]
+            if known.id in self._adapters:
+                self._adapters.remove(known.id)
+                self._unpark()
+
+    def _refusal(self) -> AskTwiceError:
+        if self._out_of_time:
+            return _stopping()
+        return DeadlineExceeded("The answer was not ready within the deadline. Try again later, or ask for less.")
 
     def _late(self, job: Job, now: float) -> bool:
         return self._out_of_time or now > job.deadline
@@ -323,6 +397,7 @@ class Engine:
         for request in stepped:
             running = self._running.get(request.id)
             if running is not None:
+                running.thrown = None
                 self._tell(running)
                 if request.over:
                     self._finish(running, now)
@@ -350,19 +425,19 @@ class Engine:
         self._forget(running)
 
     def _fail_step(self, error: AskTwiceError) -> None:
+        for running in self._running.values():
+            if running.dice is not None and running.thrown is not None:
+                running.dice.set_state(running.thrown)  # what is computed again is drawn again
+                running.thrown = None
         for request in self._batch.drop():
             if request.id in self._running:
                 self._fail(self._running[request.id], error)
 
     def _forget(self, running: _Running) -> None:
         del self._running[running.request.id]
-        known = running.adapter
-        if known is not None:
-            known.users -= 1
-            if not known.users and self._leaving.pop(known.id, None) is not None:
-                self._adapters.remove(known.id)
-            if not known.users:
-                self._unpark()  # its columns may be what others wait for
+        if running.adapter is not None:
+            running.adapter.users -= 1
+        self._unpark()  # its columns may be what others wait for
 
     def _before(self, packed: Packed) -> None:
         def adapter(request: Request | None) -> str | None:
@@ -381,15 +456,24 @@ class Engine:
         for row, request in enumerate(requests):
             running = self._running[request.id]
             if running.dice is not None:
-                shares = _nucleus((logits[row] / running.job.temperature).softmax(-1), running.job.top_p)
+                running.thrown = running.dice.get_state()
+                scores = logits[row].float()
+                scores = (scores - scores.max()) / max(running.job.temperature, LEAST_TEMPERATURE)
+                shares = _nucleus(scores.softmax(-1), running.job.top_p)
                 chosen[row] = torch.multinomial(shares, 1, generator=running.dice)[0]
         return chosen
 
-    def _command(self, command: Callable[[], None], future: "Future[None] | None" = None) -> "Future[None]":
+    def _command(
+        self, command: Callable[[], None], future: "Future[None] | None" = None, for_accepted: bool = False
+    ) -> "Future[None]":
+        """
+        Args:
+            for_accepted: what was accepted needs it: done even while the engine is stopping.
+        """
         future = future or Future()
         with self._wake:
-            if self._stopping:
-                future.set_exception(Unavailable("The generator is stopping.", retry_after=5))
+            if self._stopping and not for_accepted:
+                future.set_exception(_stopping())
                 return future
             self._commands.append((command, future))
             self._wake.notify()
@@ -399,8 +483,7 @@ class Engine:
         if known.id in self._known:
             return
         if known.id in self._leaving:  # it still answers its last requests, and the id stands for its content
-            known = self._leaving.pop(known.id)
-            self._known[known.id] = known
+            self._known[known.id] = self._leaving.pop(known.id)
             return
         self._place(known, weights)
         try:
@@ -417,7 +500,8 @@ class Engine:
         Raises:
             Unavailable: the adapters of running requests leave none.
         """
-        here = [each for each in self._known.values() if each.id in self._adapters]
+        known_ones = [*self._known.values(), *self._leaving.values()]
+        here = [each for each in known_ones if each.id in self._adapters]
         idle = [each for each in here if not each.users and not each.pinned]
         idle.sort(key=lambda each: each.used)
         gone: list[str] = []
@@ -445,84 +529,87 @@ class Engine:
                 each.weights = None
 
     def _try_out(self, adapter: str) -> None:
-        """Let an adapter say a few words before anyone asks it.
+        """Let an adapter say a few words in its columns before anyone asks it.
 
         Raises:
             ValueError: what it computes is not finite.
         """
-        self._adapters.select([(adapter, 1)], [adapter])  # one row for all tokens
-        prompt = torch.arange(3, 11, device=self.base.model.device)[None] % self.base.model.config.vocab_size
-        logits = self.base.model(input_ids=prompt, use_cache=False).logits
-        if not bool(torch.isfinite(logits).all()):
-            raise ValueError("what it computes is not finite")
+        words = torch.arange(3, 11, device=self.base.model.device)[None] % self.base.model.config.vocab_size
+        for _ in range(3):
+            self._adapters.select([(adapter, 1)], [adapter])  # one row for all tokens
+            logits = self.base.model(input_ids=words, use_cache=False).logits
+            if not bool(torch.isfinite(logits).all()):
+                raise ValueError("what it computes is not finite")
+            words = torch.cat([words, logits[:, -1:].argmax(-1)], dim=1)
 
     def _park(self, job: Job, known: _Known) -> None:
         """Keep a job until its adapter is in the model again, and fetch that."""
-        parked = self._parked.setdefault(known.id, [])
-        parked.append(job)
-        if len(parked) == 1:
-            self._fetch(known)
-
-    def _fetch(self, known: _Known) -> None:
+        parked = self._parked.setdefault(known.id, _Parked([], time.monotonic()))
+        parked.jobs.append(job)
+        if parked.reading or len(parked.jobs) > 1:
+            return
         if known.weights is not None:
             self._bring_back(known, known.weights)
-            return
+        else:
+            parked.reading = True
+            self._reader.submit(self._read_again, known)
 
-        folder = known.folder
-        assert folder is not None, "what has no files keeps its weights"
-
-        def read() -> None:
-            try:
-                weights = read_weights(folder, self.base.linears, known.sha256)
-            except Exception as error:
-                reason = f"The adapter {known.id} cannot be read any more: {error}"
-                self._command(lambda: self._give_up(known, Unavailable(reason, retry_after=5)))
-            else:
-                self._command(lambda: self._bring_back(known, weights))
-
-        self._reader.submit(read)
+    def _read_again(self, known: _Known) -> None:
+        """In the reader's thread."""
+        try:
+            assert known.folder is not None, "what has no files keeps its weights"
+            weights = read_weights(known.folder, self.base.linears, known.sha256)
+        except Exception as error:
+            reason = f"The adapter {known.id} cannot be read any more: {error}"
+            self._command(lambda: self._give_up(known, Unavailable(reason, retry_after=5)), for_accepted=True)
+        else:
+            self._command(lambda: self._bring_back(known, weights), for_accepted=True)
 
     def _bring_back(self, known: _Known, weights: LoraWeights) -> None:
-        if known.id not in self._known:  # unloaded meanwhile
+        parked, current = self._parked.get(known.id), self._find(known.id)
+        if parked is None or current is None:
+            return  # nobody waits for it any more
+        if parked.reading:
+            parked.reading, parked.since = False, time.monotonic()
+        if not parked.jobs:
             return
-        try:
-            self._place(known, weights)
-        except Unavailable as error:
-            known.weights = weights
-            if not self._running:  # nobody will make room: pinned adapters have it all
-                self._give_up(known, error)
-            return
-        except Exception as error:  # memory, for one
-            log.exception("an adapter could not be brought back")
-            self._give_up(
-                known, Unavailable(f"{known.id} could not be brought back ({type(error).__name__}).", retry_after=5)
-            )
-            return
+        known = current  # loaded again meanwhile, it is another entry for the same content
+        if known.id not in self._adapters:
+            try:
+                self._place(known, weights)
+            except Unavailable as error:
+                known.weights = weights
+                everyone = (*self._known.values(), *self._leaving.values())
+                if not any(each.users for each in everyone):  # nobody will make room: pinned adapters have it all
+                    self._give_up(known, error)
+                return
+            except Exception as error:  # memory, for one
+                log.exception("an adapter could not be brought back")
+                reason = f"{known.id} could not be brought back ({type(error).__name__})."
+                self._give_up(known, Unavailable(reason, retry_after=5))
+                return
+        del self._parked[known.id]
         with self._wake:
-            self._jobs.extendleft(reversed(self._parked.pop(known.id, [])))
+            self._jobs.extendleft(reversed(parked.jobs))
         self._forget_weights()
 
     def _unpark(self) -> None:
-        for adapter in list(self._parked):
-            known = self._known[adapter]
-            if known.weights is not None:
+        for adapter in sorted(self._parked, key=lambda adapter: self._parked[adapter].since):
+            known = self._find(adapter)
+            if known is not None and known.weights is not None and not self._parked[adapter].reading:
                 self._bring_back(known, known.weights)
 
     def _give_up(self, known: _Known, error: AskTwiceError) -> None:
-        for job in self._parked.pop(known.id, []):
+        parked = self._parked.pop(known.id, None)
+        for job in parked.jobs if parked else []:
             job.done.set_exception(error)
 
     def _unload(self, adapter: str) -> None:
-        known = self._known.pop(adapter, None)
-        if known is None:
-            return
-        for job in self._parked.pop(adapter, []):
-            job.done.set_exception(_unloaded(job))
-        if known.users:
+        with self._wake:  # from here on no request is accepted for it
+            known = self._known.pop(adapter, None)
+        if known is not None:
+            known.pinned = False
             self._leaving[adapter] = known
-        elif adapter in self._adapters:
-            self._adapters.remove(adapter)
-            self._unpark()
 
     def _end_tokens(self) -> set[int]:
         end: Any = self.base.model.generation_config.eos_token_id
@@ -539,12 +626,8 @@ def _nucleus(shares: torch.Tensor, top_p: float) -> torch.Tensor:
     return shares.scatter(-1, at[outside], 0.0)
 
 
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("The request waited longer than its deadline.")
-
-
-def _unloaded(job: Job) -> Unavailable:
-    return Unavailable(f"The adapter {job.adapter} was unloaded meanwhile.", retry_after=1)
+def _stopping() -> Unavailable:
+    return Unavailable("The generator is stopping.", retry_after=5)
 
 
 def _salt(adapter: str | None) -> int:

@@ -84,15 +84,16 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, str]:
     if folder.is_dir():
         return folder, folder.resolve().name
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
         commit = HfApi().model_info(source, revision=revision).sha
         found = snapshot_download(source, revision=commit, allow_patterns=[ADAPTER_CONFIG, ADAPTER_WEIGHTS])
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise InvalidInput(f"{source} is neither a folder here nor a repository on the hub.") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise Unavailable(f"The hub cannot be asked for {source}: {error}") from error
+    except Exception as error:  # its HTTP client has errors of its own, which change with its version
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Unavailable(f"The hub cannot be asked for {source}, and no such folder is here: {reason}") from error
     return Path(found), f"{source}@{commit}"
 
 

@@ -96,6 +96,13 @@ class Backend(Protocol):
             Unavailable: it is stopping.
         """
 
+    def refuse_if_full(self) -> None:
+        """
+        Raises:
+            Overloaded: as :meth:`submit` would; asked before a request costs anything.
+            Unavailable: it is stopping.
+        """
+
     def load(self, adapter: str, folder: Path, sha256: Mapping[str, str] | None = None) -> "Future[None]":
         """Make a published adapter answer under its id; the future fails where that cannot be.
 

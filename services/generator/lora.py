@@ -107,8 +107,11 @@ class SharedLora:
 
         Raises:
             NoRoom: there are not so many free ones in a row.
+            ValueError: it is there already: a second place would leave the first one's columns filled.
             KeyError: a matrix belongs to no linear layer of the model.
         """
+        if adapter in self._places:
+            raise ValueError(f"{adapter} is there already")
         start = self._free(weights.rank)
         if start is None:
             raise NoRoom(f"rank {weights.rank} does not fit into the {self.columns} columns")

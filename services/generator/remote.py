@@ -21,6 +21,8 @@ from contracts.errors import AskTwiceError, DeadlineExceeded, InternalError, Ove
 from services.generator.jobs import Generated, Job, Load
 from services.generator.model import Base
 
+LOAD_S = 60.0
+"""How long a server may take to load an adapter or to forget it."""
 LOOK_S = 0.2
 """How often a request that hears nothing looks whether it is still wanted."""
 log = logging.getLogger("asktwice")
@@ -58,13 +60,16 @@ class RemoteEngine:
 
     def submit(self, job: Job) -> None:
         with self._lock:
-            if self._stopping:
-                raise Unavailable("The generator is stopping.", retry_after=5)
-            if self._waiting >= self._queue_limit:
-                raise Overloaded(f"{self._waiting} requests are waiting. Try again shortly.", retry_after=2)
+            self.refuse_if_full()
             self._waiting += 1
             self._jobs.add(job)
         asyncio.run_coroutine_threadsafe(self._answer(job), self._loop)
+
+    def refuse_if_full(self) -> None:
+        if self._stopping:
+            raise Unavailable("The generator is stopping.", retry_after=5)
+        if self._waiting >= self._queue_limit:
+            raise Overloaded(f"{self._waiting} requests are waiting. Try again shortly.", retry_after=2)
 
     def load(self, adapter: str, folder: Path, sha256: Mapping[str, str] | None = None) -> "Future[None]":
         return self._future(self._load(adapter, folder.resolve()))
@@ -99,16 +104,20 @@ class RemoteEngine:
     # --- the loop's thread -------------------------------------------------------------------------------------------
 
     async def _answer(self, job: Job) -> None:
-        waits = True
+        waits, has_place = True, False
         try:
-            async with self._places:
-                with self._lock:
-                    self._waiting, waits = self._waiting - 1, False
-                if not job.done.set_running_or_notify_cancel():
-                    return
-                if job.adapter is not None and job.adapter not in self._adapters:
-                    raise Unavailable(f"The adapter {job.adapter} was unloaded meanwhile.", retry_after=1)
-                job.done.set_result(await self._generate_or_load(job))
+            has_place = bool(await _while_wanted(job, self._places.acquire()))
+            with self._lock:
+                self._waiting, waits = self._waiting - 1, False
+            if not job.done.set_running_or_notify_cancel():
+                return
+            if not has_place:  # cancelled while it waited
+                now = time.monotonic()
+                job.done.set_result(Generated(0, now, now))
+                return
+            if job.adapter is not None and job.adapter not in self._adapters:
+                raise Unavailable(f"The adapter {job.adapter} was unloaded meanwhile.", retry_after=1)
+            job.done.set_result(await self._generate_or_load(job))
         except AskTwiceError as error:
             job.done.set_exception(error)
         except openai.APIError as error:
@@ -119,6 +128,8 @@ class RemoteEngine:
             log.exception("the backend failed")
             job.done.set_exception(InternalError(f"The backend failed ({type(error).__name__})."))
         finally:
+            if has_place:
+                self._places.release()
             with self._lock:
                 self._waiting -= waits
                 self._jobs.discard(job)
@@ -165,17 +176,18 @@ class RemoteEngine:
         return Generated(count, began, time.monotonic(), cut)
 
     async def _load(self, adapter: str, folder: Path) -> None:
-        body = {"lora_name": adapter, "lora_path": str(folder)}
+        body, client = {"lora_name": adapter, "lora_path": str(folder)}, self._client.with_options(timeout=LOAD_S)
         try:
-            await self._client.post("/load_lora_adapter", cast_to=str, body=body)
-        except openai.APIStatusError as error:
-            # It is loaded already, or the server loads none while it runs: then it may have been started with it.
-            if adapter not in [model.id async for model in self._client.models.list()]:
-                raise Unavailable(
-                    f"The server at {self._client.base_url} does not serve it ({_first_line(error)}). Start it with"
-                    f" --lora-modules {adapter}=PATH, or with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1.",
-                    retry_after=5,
-                ) from error
+            try:
+                await client.post("/load_lora_adapter", cast_to=str, body=body)
+            except openai.APIStatusError as error:
+                # It is loaded already, or the server loads none while it runs: then it may have been started with it.
+                if adapter not in [model.id async for model in client.models.list()]:
+                    raise Unavailable(
+                        f"The server at {client.base_url} does not serve it ({_first_line(error)}). Start it with"
+                        f" --lora-modules {adapter}=PATH, or with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1.",
+                        retry_after=5,
+                    ) from error
         except openai.APIError as error:
             raise _ours(error, adapter) from error
         self._adapters[adapter] = folder
@@ -183,7 +195,8 @@ class RemoteEngine:
     async def _unload(self, adapter: str) -> None:
         self._adapters.pop(adapter, None)
         try:
-            await self._client.post("/unload_lora_adapter", cast_to=str, body={"lora_name": adapter})
+            client = self._client.with_options(timeout=LOAD_S)
+            await client.post("/unload_lora_adapter", cast_to=str, body={"lora_name": adapter})
         except openai.APIError as error:  # it stays there, and is not asked any more
             log.info("the server keeps %s: %s", adapter, _first_line(error))
 

@@ -38,6 +38,8 @@ class GeneratorSettings(BaseSettings):
     backend_api_key: str = "none"
     backend_model: str | None = None
     """What that server calls the base; by default as ``base``."""
+    adapter_ranks: int = Field(default=256, ge=1, le=8192)
+    """How much rank the adapters that are in the model may have together; others take turns with them."""
     adapters_gb: float = Field(default=4.0, ge=0)
     """Memory that adapters may take beside the model, to be back in it soon; of others the files are read again."""
     checkpoints_gb: float = Field(default=8.0, ge=0)
