@@ -3,9 +3,12 @@
 import asyncio
 import json
 import logging
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from types import FrameType
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -95,6 +98,33 @@ async def while_there(request: Request, work: Coroutine[Any, Any, Result]) -> Re
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def at_stop_signal(call: Callable[[], None]) -> Callable[[], None]:
+    """Have ``call`` called in the running loop when the process is told to stop, before the server acts on it.
+
+    uvicorn first waits for the requests that run, then breaks them off, and only then ends the app: too late to refuse
+    anybody. Returns what undoes it. Outside of the main thread there are no signals, and nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    loop, former = asyncio.get_running_loop(), dict[int, Any]()
+
+    def told(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(call)
+        server = former[number]
+        if callable(server):
+            server(number, frame)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        former[number] = signal.signal(number, told)
+
+    def undo() -> None:
+        for number, handler in former.items():
+            if signal.getsignal(number) is told:
+                signal.signal(number, handler)
+
+    return undo
 
 
 class EventStream(StreamingResponse):

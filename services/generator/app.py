@@ -22,7 +22,7 @@ from contracts.health import Readiness
 from services.generator.chat import chat_routes
 from services.generator.jobs import Load
 from services.generator.settings import GeneratorSettings
-from services.kit import EventStream, create_service, problem_json, while_there
+from services.kit import EventStream, at_stop_signal, create_service, problem_json, while_there
 
 if TYPE_CHECKING:
     from services.generator.adapters import Adapters
@@ -44,6 +44,7 @@ class Generator:
         self._adapters: Adapters | None = None
         self._engine: Backend | None = None
         self._checkpoints: Checkpoints | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self.failure: str | None = None
 
     async def run(self) -> None:
@@ -120,11 +121,24 @@ class Generator:
         base = load_base(self.settings.model_copy(update={"base": str(folder)}))
         return Engine(base, max_batch=self.settings.max_batch, queue_limit=self.settings.queue_limit)
 
+    def begin_stop(self) -> None:
+        """Accept nothing any more, answer what was accepted, refuse within the grace time what is left."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+
+    async def _stop(self) -> None:
+        engines = [
+            *([self._engine] if self._engine else []),
+            *(self._checkpoints.engines() if self._checkpoints else []),
+        ]
+        await asyncio.gather(*(asyncio.to_thread(engine.stop, self.settings.stop_grace_s) for engine in engines))
+
     async def close(self) -> None:
+        self.begin_stop()
+        if self._stopping is not None:
+            await self._stopping
         if self._checkpoints is not None:
             await self._checkpoints.close()
-        if self._engine is not None:
-            await asyncio.to_thread(self._engine.stop)
 
     @property
     def asking(self) -> "Asking":
@@ -169,9 +183,11 @@ def create_app(settings: GeneratorSettings | None = None, retriever: RetrieverCl
                 client = RetrieverClient(http)
             generator = app.state.generator = Generator(settings, client)
             running = asyncio.create_task(generator.run())
+            forget = at_stop_signal(generator.begin_stop)
             try:
                 yield
             finally:
+                forget()
                 running.cancel()
                 with suppress(asyncio.CancelledError):
                     await running

@@ -89,6 +89,10 @@ class Checkpoints:
         self._making_room = asyncio.Lock()
         self._working: set[asyncio.Task[None]] = set()
 
+    def engines(self) -> list[Backend]:
+        """Those that are loaded."""
+        return [known.engine for known in (*self._known.values(), *self._leaving) if known.engine is not None]
+
     def listing(self) -> list[AdapterInfo]:
         """Newest first."""
         known = sorted(self._known.values(), key=lambda each: each.manifest.published, reverse=True)

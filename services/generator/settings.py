@@ -55,6 +55,8 @@ class GeneratorSettings(BaseSettings):
     """Requests that may wait; one more is answered 429."""
     deadline_s: float = Field(default=180.0, gt=0)
     """After this long a request ends with 504, wherever it is."""
+    stop_grace_s: float = Field(default=10.0, ge=0)
+    """After being told to stop it answers for so long what it has accepted, then it refuses the rest."""
     watch_s: float = Field(default=1.0, gt=0)
     """How often the folder of adapters is looked at."""
 

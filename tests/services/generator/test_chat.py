@@ -120,6 +120,7 @@ def test_what_is_not_there_is_said_in_openais_shape(ours: OpenAI) -> None:
         ({"messages": [{"role": "assistant", "content": "Да."}]}, None),
         ({"messages": [{"role": "user", "content": "слово " * 2000}]}, None),
         ({"max_tokens": 100_000}, None),
+        ({"model": "rag", "messages": [{"role": "user", "content": "а" * 20_001}]}, None),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, None),
         ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, None),
         ({"response_format": {"type": "json_object"}}, None),
@@ -138,6 +139,17 @@ def test_bad_requests_are_refused_with_the_field(ours: OpenAI, wrong: dict[str, 
 def test_more_tokens_than_there_is_room_for_is_said(ours: OpenAI, wrong: dict[str, int], said: str) -> None:
     with pytest.raises(openai.BadRequestError, match=said):
         ours.chat.completions.create(**{"model": "base", "messages": USER} | wrong)
+
+
+def test_a_model_is_found_by_its_name_and_a_silent_assistant_is_no_error(ours: OpenAI, client: httpx.Client) -> None:
+    assert ours.models.retrieve("rag") == next(model for model in ours.models.list() if model.id == "rag")
+    with pytest.raises(openai.NotFoundError):
+        ours.models.retrieve("gpt-5")
+    silent = [*USER, {"role": "assistant", "content": None}, *USER]
+    assert ours.chat.completions.create(model="base", messages=silent, max_tokens=1, seed=-1).choices  # type: ignore[arg-type]
+    half = b'{"model": "base", "messages": [{"role": "user", "content": "a \\ud800"}]}'
+    refused = client.post("/v1/chat/completions", content=half, headers={"Content-Type": "application/json"})
+    assert refused.status_code == 400
 
 
 def test_unknown_fields_are_ignored(client: httpx.Client) -> None:

@@ -1,5 +1,6 @@
 """Fully fine-tuned models beside the base: loaded when asked for, under a budget, let go when idle."""
 
+import asyncio
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from contracts.artifacts import MANIFEST, BaseModelRecord, Home, ServedManifest, checkpoint_digest, sha256_file
 from contracts.generation import Mode
 from services.generator.app import create_app
-from services.generator.checkpoints import Lease, _bytes
+from services.generator.checkpoints import Checkpoints, Lease, _bytes
 from services.generator.settings import GeneratorSettings
 from tests.services.generator.test_app import ask, retriever
 from tests.serving import eventually, ready_client, serving
@@ -171,3 +172,53 @@ def test_a_lease_is_given_back_once() -> None:
     lease.give_back()
     lease.give_back()
     assert given == [1]
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '{"model_type": "bloom", "n_layer": 2}', '{"model_type": "nothing"}'])
+def test_a_folder_that_cannot_be_understood_is_refused_and_harms_nobody(
+    served: httpx.Client, home: Home, publish_model: Publish, config: str
+) -> None:
+    id, good = publish_model("odd", 1), publish_model("good", 2)
+    eventually(lambda: len(states(served)) == 2, "both are listed")
+    shutil.rmtree(home.checkpoints / "kept", ignore_errors=True)
+    (home.checkpoints / id / "config.json").write_text(config)
+    assert ask(served, "ft", adapter=id).status_code == 409
+    assert ask(served, "ft", adapter=good).status_code == 200
+    assert served.get("/readyz").status_code == 200
+
+
+def test_one_that_is_lent_is_not_let_go_to_make_room(home: Home, publish_model: Publish) -> None:
+    ids = [publish_model(name, seed) for seed, name in enumerate(("one", "two", "three"), start=1)]
+    stopped: list[str] = []
+
+    class Fake:
+        def __init__(self, folder: Path):
+            self.name = folder.name
+
+        def stop(self, grace_s: float = 0.0) -> None:
+            time.sleep(0.2)
+            stopped.append(self.name)
+
+    async def story() -> None:
+        checkpoints = Checkpoints(
+            home, cast(Any, Fake), budget=2.5 * _bytes(home.checkpoints / ids[0], 4096), idle_s=600, context=4096,
+            system_prompt="x",
+        )  # fmt: skip
+        await checkpoints.scan()
+        for id in ids[:2]:
+            (await checkpoints.borrow(id)).give_back()
+
+        async def third() -> None:
+            (await checkpoints.borrow(ids[2])).give_back()
+
+        coming = asyncio.create_task(third())
+        await asyncio.sleep(0.05)  # room is being made: the first is let go
+        lease = await checkpoints.borrow(ids[1])
+        await coming
+        assert stopped == [ids[0]]
+        lease.give_back()
+        async with asyncio.timeout(10):
+            await asyncio.gather(third(), *(checkpoints.borrow(id) for id in ids[1:2]))
+        await checkpoints.close()
+
+    asyncio.run(story())

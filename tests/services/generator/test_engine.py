@@ -10,13 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from contracts.artifacts import Home
-from contracts.errors import DeadlineExceeded, InternalError, Overloaded, Unavailable
+from contracts.errors import DeadlineExceeded, InternalError, NotReady, Overloaded, Unavailable
 from services.generator.engine import Engine
 from services.generator.jobs import Generated, Job
 from services.generator.lora import LoraWeights
 from services.generator.model import load_base
+from services.generator.paged import Request
 from services.generator.settings import GeneratorSettings
+from services.generator.weights import read_weights
 from tests.services.generator.conftest import publish
+from tests.serving import eventually
 
 
 def job(prompt: list[int], adapter: str | None = None, **changes: object) -> Job:
@@ -339,7 +342,165 @@ def test_what_is_not_done_within_the_grace_time_is_refused(settings: GeneratorSe
     engine.stop(grace_s=0.3)
     assert time.monotonic() - begun < 5
     assert not engine.alive
-    assert {type(each.done.exception(0)) for each in jobs} == {DeadlineExceeded}
+    assert {str(each.done.exception(0)) for each in jobs} == {"The generator is stopping."}
+
+
+def test_an_adapter_that_is_read_again_is_placed_once(
+    settings: GeneratorSettings, home: Home, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(load_base(settings), max_batch=4, queue_limit=100, columns=8, kept_bytes=1)  # two of rank 4
+    ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2, 3)]
+    said = {}
+    for id in ids:
+        engine.load(id, home.adapters / id).result(60)
+        said[id] = run(engine, job([5, 6, 7], id)).tokens
+    away = next(id for id in ids if id not in engine._adapters)
+    go_on, reads = threading.Event(), []
+
+    def slowly(*given: object) -> LoraWeights:
+        reads.append(given)
+        go_on.wait(30)
+        return read_weights(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("services.generator.engine.read_weights", slowly)
+    impatient, patient = job([5, 6, 7], away), job([5, 6, 7], away)
+    engine.submit(impatient)
+    eventually(lambda: reads, "it is read")
+    impatient.cancel()
+    eventually(impatient.done.done, "it has left")
+    engine.submit(patient)
+    time.sleep(0.1)
+    go_on.set()
+    assert patient.done.result(30).tokens == said[away]
+    assert len(reads) == 1
+    assert {id: run(engine, job([5, 6, 7], id)).tokens for id in ids} == said
+    engine.stop()
+
+
+def test_what_was_accepted_is_answered_though_its_adapter_is_unloaded(
+    engine: Engine, home: Home, base_folder: Path
+) -> None:
+    manifest = publish(home, base_folder, "one", seed=1)
+    engine.load(manifest.id, home.adapters / manifest.id).result(60)
+    engine.pin(manifest.id, True).result(60)
+    alone = run(engine, job([5, 6, 7], manifest.id)).tokens
+    jobs = [job([5, 6, 7], manifest.id) for _ in range(60)]  # more than run at once
+    for each in jobs:
+        engine.submit(each)
+    engine.unload(manifest.id).result(60)
+    with pytest.raises(Unavailable, match="unloaded"):
+        engine.submit(job([5, 6, 7], manifest.id))
+    assert all(each.done.result(60).tokens == alone for each in jobs)
+    eventually(lambda: manifest.id not in engine._adapters, "it has left")
+    engine.load(manifest.id, home.adapters / manifest.id).result(60)
+    assert not engine._known[manifest.id].pinned
+
+
+def test_a_stop_answers_what_waits_for_an_adapter_that_is_not_in_the_model(
+    settings: GeneratorSettings, home: Home, base_folder: Path
+) -> None:
+    engine = Engine(load_base(settings), max_batch=2, queue_limit=100, columns=4, kept_bytes=1)  # one of rank 4
+    ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2)]
+    for id in ids:
+        engine.load(id, home.adapters / id).result(60)
+    jobs = [job(prompt, id) for prompt in prompts(3) for id in ids]
+    for each in jobs:
+        engine.submit(each)
+    engine.stop(grace_s=30)
+    assert all(each.done.result(0).tokens for each in jobs)
+
+
+def test_those_that_wait_for_an_adapter_count_and_those_that_left_do_not(
+    settings: GeneratorSettings, home: Home, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(load_base(settings), max_batch=2, queue_limit=5, columns=4, kept_bytes=1)  # one of rank 4
+    ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2)]
+    for id in ids:
+        engine.load(id, home.adapters / id).result(60)
+    go_on = threading.Event()
+    monkeypatch.setattr(
+        "services.generator.engine.read_weights", lambda *given: (go_on.wait(30), read_weights(*given))[1]
+    )
+    waiting = [job([5, 6, 7], ids[0]) for _ in range(5)]
+    for each in waiting:
+        engine.submit(each)
+    with pytest.raises(Overloaded):
+        engine.submit(job([5, 6, 7]))
+    for each in waiting:
+        each.cancel()
+    eventually(lambda: engine.load_now().waiting == 0, "they have left")
+    assert run(engine, job([5, 6, 7])).tokens
+    go_on.set()
+    engine.stop()
+
+
+def test_others_do_not_keep_an_adapter_from_its_turn(
+    settings: GeneratorSettings, home: Home, base_folder: Path
+) -> None:
+    engine = Engine(load_base(settings), max_batch=4, queue_limit=1000, columns=4)  # one of rank 4
+    busy, other = (publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2))
+    for id in (other, busy):
+        engine.load(id, home.adapters / id).result(60)
+    over = threading.Event()
+
+    def keep_asking(_: int) -> int:
+        asked = 0
+        while not over.is_set():
+            asked += bool(run(engine, job([5, 6, 7], busy, max_new_tokens=40)))
+        return asked
+
+    with ThreadPoolExecutor(8) as clients:
+        others = [clients.submit(keep_asking, number) for number in range(8)]
+        time.sleep(0.3)
+        answered = run(engine, job([5, 6, 7], other, deadline=time.monotonic() + 15))
+        over.set()
+        assert answered.tokens
+        assert sum(each.result(60) for each in others) > 8
+    engine.stop()
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-300, 1e-7])
+def test_a_tiny_temperature_is_greedy_and_changes_nobody(engine: Engine, temperature: float) -> None:
+    asked = prompts(4)
+    alone = [run(engine, job(prompt, temperature=1.2, seed=3)).tokens for prompt in asked]
+    jobs = [job(prompt, temperature=1.2, seed=3) for prompt in asked]
+    cold = job(asked[0], temperature=temperature, seed=1)
+    for each in (*jobs, cold):
+        engine.submit(each)
+    assert cold.done.result(30).tokens == run(engine, job(asked[0])).tokens
+    assert [each.done.result(30).tokens for each in jobs] == alone
+
+
+def test_what_is_computed_again_is_drawn_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = prompts(4)
+    alone = [run(engine, job(prompt, temperature=1.2, seed=3)).tokens for prompt in asked]
+    choose, calls = engine._batch._choose, []
+
+    def fails_at_times(logits: torch.Tensor, requests: list[Request]) -> torch.Tensor:
+        calls.append(len(requests))
+        chosen = choose(logits, requests)
+        if len(calls) in (3, 9) and len(requests) > 1:
+            raise torch.OutOfMemoryError("full")
+        return chosen
+
+    monkeypatch.setattr(engine._batch, "_choose", fails_at_times)
+    jobs = [job(prompt, temperature=1.2, seed=3) for prompt in asked]
+    for each in jobs:
+        engine.submit(each)
+    assert [each.done.result(60).tokens for each in jobs] == alone
+    assert len(calls) > 9
+
+
+def test_pins_that_leave_no_room_for_each_other(settings: GeneratorSettings, home: Home, base_folder: Path) -> None:
+    engine = Engine(load_base(settings), max_batch=4, queue_limit=100, columns=8)  # two of rank 4
+    ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2, 3)]
+    for id in ids:
+        engine.load(id, home.adapters / id).result(60)
+    for id in ids[:2]:
+        engine.pin(id, True).result(60)
+    with pytest.raises(NotReady, match="Unpin one"):
+        engine.pin(ids[2], True).result(60)
+    engine.stop()
 
 
 def test_nobody_waits_for_a_thread_that_has_died(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,11 +301,12 @@ def test_500_requests_while_adapters_come_and_go_answer_as_peft_does_one_at_a_ti
     def ask(key: tuple[int, str | None]) -> list[int]:
         while True:
             job = Job(asked[key[0]], key[1], NEW, temperature=0.0, seed=None, deadline=time.monotonic() + 120)
-            engine.submit(job)
             try:
-                return job.done.result(120).tokens
-            except Unavailable:  # it was just unloaded
+                engine.submit(job)
+            except Unavailable:  # it is not there at this moment
                 time.sleep(0.005)
+            else:
+                return job.done.result(120).tokens  # what was accepted is answered
 
     swapper = threading.Thread(target=swap, daemon=True)
     swapper.start()
