@@ -12,7 +12,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def import_adapter(
-    source: str, name: str, modes: list[Mode], revision: str | None, home: Home, profile: Profile
+    source: str,
+    name: str,
+    modes: list[Mode],
+    revision: str | None,
+    home: Home,
+    profile: Profile,
+    any_base: bool = False,
 ) -> str:
     """Publish an adapter that was made elsewhere; return its id.
 
@@ -29,7 +35,9 @@ def import_adapter(
 
     settings = GeneratorSettings(home=home.path, base=profile.base)
     with step(f"Bringing in {source}"):
-        manifest = bring_in(source, name=name, modes=modes, home=home, settings=settings, revision=revision)
+        manifest = bring_in(
+            source, name=name, modes=modes, home=home, settings=settings, revision=revision, any_base=any_base
+        )
     say(f"  from {manifest.origin}, for {', '.join(mode.value for mode in manifest.modes)}")
     return manifest.id
 

@@ -111,6 +111,9 @@ def import_(
         list[Mode] | None, typer.Option("--mode", help="What it was trained for, ft by default; may be given twice.")
     ] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch on the hub.")] = None,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="It names another base: the same by another name.")
+    ] = False,
     base: BaseOption = None,
     home: HomeOption = HOME,
     profile: ProfileOption = ProfileName.auto,
@@ -119,7 +122,9 @@ def import_(
     from asktwice.adapters import import_adapter
 
     typer.echo(
-        import_adapter(source, name, mode or [Mode.ft], revision, Home(path=home), _profile(profile, home, base))
+        import_adapter(
+            source, name, mode or [Mode.ft], revision, Home(path=home), _profile(profile, home, base), any_base
+        )
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from contracts.artifacts import (
     ServedManifest,
     adapter_digest,
     move_into_place,
+    read_manifest,
     sha256_file,
     whole_folder,
 )
@@ -28,7 +30,14 @@ log = logging.getLogger("asktwice")
 
 
 def bring_in(
-    source: str, *, name: str, modes: list[Mode], home: Home, settings: GeneratorSettings, revision: str | None = None
+    source: str,
+    *,
+    name: str,
+    modes: list[Mode],
+    home: Home,
+    settings: GeneratorSettings,
+    revision: str | None = None,
+    any_base: bool = False,
 ) -> ServedManifest:
     """Publish an adapter that was made elsewhere; a running generator picks it up.
 
@@ -38,6 +47,7 @@ def bring_in(
         modes: which modes it is for.
         settings: say which base it has to belong to.
         revision: commit, tag or branch of the repository; the commit that it stands for is written down.
+        any_base: bring it in though it names another base: the same one under another name.
 
     Raises:
         InvalidInput: it has not the two files, or is none that is served; says why.
@@ -49,13 +59,19 @@ def bring_in(
             others = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) if folder.is_dir() else "nothing"
             raise InvalidInput(f"{source}: there is no {needed} in it (but {others}). Only safetensors are served.")
     base = load_outline(settings)
+    if (folder / MANIFEST).is_file() and not any_base:
+        with suppress(ValueError):  # what is no manifest of ours says nothing
+            theirs = read_manifest(folder, ServedManifest).base
+            if (theirs.model, theirs.revision) != (base.record.model, base.record.revision):
+                here = f"{base.record.model} ({base.record.revision[:19]})"
+                raise InvalidInput(_other_base(source, f"{theirs.model} ({theirs.revision[:19]})", here))
     with whole_folder(home.adapters) as workshop:
         size = (folder / ADAPTER_WEIGHTS).stat().st_size
         if size > largest_weights(base.linears):
             raise InvalidInput(f"{source}: {ADAPTER_WEIGHTS} is larger ({size} bytes) than any adapter of this base.")
         made = workshop / "adapter"
         made.mkdir()
-        _copy_config(folder / ADAPTER_CONFIG, made / ADAPTER_CONFIG, base.record.model)
+        _copy_config(folder / ADAPTER_CONFIG, made / ADAPTER_CONFIG, base.record.model, any_base)
         shutil.copyfile(folder / ADAPTER_WEIGHTS, made / ADAPTER_WEIGHTS)
         now = datetime.now(UTC)
         manifest = ServedManifest(
@@ -97,17 +113,32 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, str]:
     return Path(found), f"{source}@{commit}"
 
 
-def _copy_config(source: Path, target: Path, model: str) -> None:
+def _copy_config(source: Path, target: Path, model: str, any_base: bool) -> None:
     """Copy PEFT's configuration; the base in it is the one that it is served on, not a path of another machine.
 
     Raises:
-        InvalidInput: it is no JSON object of a sensible size.
+        InvalidInput: it is no JSON object of a sensible size, or names another base.
     """
     try:
         if source.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError("too large")
         there = json.loads(source.read_bytes())
-        there["base_model_name_or_path"] = model
-    except (ValueError, TypeError, RecursionError) as error:
+        named, there["base_model_name_or_path"] = str(there.get("base_model_name_or_path") or ""), model
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidInput(f"{ADAPTER_CONFIG} is no JSON object of at most {MAX_CONFIG_BYTES} bytes.") from error
+    on_the_hub = named.count("/") == 1 and not named.startswith(("/", "."))  # a path tells nothing of the model
+    if on_the_hub and _last_part(named) != _last_part(model) and not any_base:
+        raise InvalidInput(_other_base(str(source.parent), named, model))
     target.write_text(json.dumps(there, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _last_part(name: str) -> str:
+    """What of a hub id is often the name of its folder."""
+    return name.rstrip("/").rpartition("/")[2].casefold()
+
+
+def _other_base(source: str, theirs: object, ours: object) -> str:
+    return (
+        f"{source} was trained on {theirs}, and the base here is {ours}. If that is the same model under another name,"
+        " say so with --any-base."
+    )

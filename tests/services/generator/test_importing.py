@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from contracts.artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Home
+from contracts.artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BaseModelRecord, Home
 from contracts.errors import InvalidInput, Unavailable
 from contracts.generation import Mode
 from services.generator.app import create_app
@@ -54,6 +54,22 @@ def test_a_ready_adapter_is_brought_in_and_answers(
     assert "secret" not in (home.adapters / manifest.id / ADAPTER_CONFIG).read_text()
     again = bring_in(str(elsewhere), name="theirs", modes=[Mode.ft], home=home, settings=settings)
     assert again.id == manifest.id
+
+
+def test_one_of_another_base_is_not_brought_in(
+    elsewhere: Path, home: Home, settings: GeneratorSettings, base_folder: Path
+) -> None:
+    config = json.loads((elsewhere / ADAPTER_CONFIG).read_text())
+    given = {"name": "theirs", "modes": [Mode.ft], "home": home, "settings": settings}
+    (elsewhere / ADAPTER_CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": "meta-llama/Llama-3.1-8B"}))
+    with pytest.raises(InvalidInput, match=r"Llama-3\.1-8B.*--any-base"):
+        bring_in(str(elsewhere), **given)
+    assert bring_in(str(elsewhere), **given, any_base=True).name == "theirs"
+    revision = "sha256:" + "0" * 64
+    other = BaseModelRecord(model=base_folder.name, revision=revision, quantization="nf4", compute_dtype="float32")
+    ours = publish(Home(path=home.path / "b"), base_folder, "y", seed=5, base=other)
+    with pytest.raises(InvalidInput, match="was trained on"):
+        bring_in(str(home.path / "b" / "adapters" / ours.id), **given)
 
 
 @pytest.mark.parametrize("name", ["rank 50 million", "one value NaN", "a pickle", "other names", "10 GB of nothing"])
