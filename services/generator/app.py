@@ -253,6 +253,7 @@ def _show_load(registry: CollectorRegistry, look: Callable[[], Load]) -> None:
         "waiting": "Requests that wait",
         "adapters": "Adapters in the model",
         "prompt_tokens": "Tokens of all prompts",
+        "prefix_hit_rate": "Share of the prompts' tokens that came from the prefix cache",
         "shared_tokens": "Tokens of prompts whose keys and values were in the prefix cache",
     }
     for name, help in told.items():

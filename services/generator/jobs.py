@@ -1,5 +1,6 @@
 """What is asked of a backend, and what every backend can do: our own engine, or a server that speaks OpenAI's API."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -74,6 +75,11 @@ class Load:
     adapters: int = 0
     prompt_tokens: int = 0
     shared_tokens: int = 0
+
+    @property
+    def prefix_hit_rate(self) -> float:
+        """Share of the prompts' tokens that did not have to be computed; not a number before there were any."""
+        return self.shared_tokens / self.prompt_tokens if self.prompt_tokens else math.nan
 
 
 class Backend(Protocol):

@@ -192,6 +192,7 @@ class PagedBatch:
         for request in again:
             self._processor.scheduler.finish_request(request.id)
             request.state = request.state.create_equivalent_initial_request()
+            self.prompt_tokens += len(request.state.initial_tokens)  # they are looked up again
         self._suspects.extendleft(reversed(again))
         return failed
 

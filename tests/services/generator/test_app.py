@@ -1,5 +1,6 @@
 import asyncio
 import json
+import math
 import os
 import signal
 import socket
@@ -380,9 +381,11 @@ def test_metrics_tell_the_load_and_the_prefix_caches_hits(client: httpx.Client) 
         return float(line.split()[1])
 
     assert metric("prompt_tokens") == 0
+    assert math.isnan(metric("prefix_hit_rate")), "nothing was measured yet"
     tokens = [ask(client, "base", question=question).json()["usage"]["prompt_tokens"] for question in ("Да?", "Нет?")]
     assert metric("prompt_tokens") == sum(tokens)
     assert metric("shared_tokens") >= 32, "the system prompt was there the second time"
+    assert metric("prefix_hit_rate") == metric("shared_tokens") / sum(tokens)
     assert metric("running") == metric("waiting") == 0
 
 
