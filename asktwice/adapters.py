@@ -1,5 +1,6 @@
 """``asktwice adapters``: bring ready ones in, list what there is."""
 
+import logging
 import re
 
 from asktwice.console import say, step
@@ -30,6 +31,7 @@ def import_adapter(
         raise InvalidInput("--name: letters, digits, _ and - only, at most 64, beginning with a letter or digit.")
     if not all(mode.tuned for mode in modes):
         raise InvalidInput("--mode: an adapter is for ft, for rag_ft, or for both.")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises to install a package that loads code
     from services.generator.importing import bring_in
     from services.generator.settings import GeneratorSettings
 

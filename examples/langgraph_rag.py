@@ -9,11 +9,12 @@ client), so each node can be replaced by another without touching the other one.
 """
 
 import argparse
+import sys
 from typing import Any, TypedDict
 
 import httpx
 from langgraph.graph import END, START, StateGraph
-from openai import OpenAI
+from openai import OpenAI, OpenAIError
 
 
 class RagState(TypedDict, total=False):
@@ -63,8 +64,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Ask AskTwice through a LangGraph graph.")
     parser.add_argument("query")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--model", default="base", help="base, ft or ft:<adapter> (default: %(default)s)")
     args = parser.parse_args()
-    print(create_rag_graph(args.url).invoke({"query": args.query})["answer"])
+    try:
+        print(create_rag_graph(args.url, args.model).invoke({"query": args.query})["answer"])
+    except httpx.HTTPStatusError as error:
+        sys.exit(f"{args.url} refuses the question: {error.response.text}")
+    except OpenAIError as error:
+        sys.exit(f"{args.url} does not answer: {error}")
+    except httpx.TransportError as error:
+        sys.exit(f"Nobody answers at {args.url} ({error}). Start it: asktwice serve")
 
 
 if __name__ == "__main__":
