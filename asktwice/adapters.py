@@ -1,15 +1,12 @@
 """``asktwice adapters``: bring ready ones in, list what there is."""
 
 import logging
-import re
 
 from asktwice.console import say, step
 from asktwice.profiles import Profile
-from contracts.artifacts import Home, ServedManifest, published_adapters
+from contracts.artifacts import ADAPTER_NAME, Home, ServedManifest, published_adapters
 from contracts.errors import InvalidInput
 from contracts.generation import Mode
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def import_adapter(
@@ -27,7 +24,7 @@ def import_adapter(
         InvalidInput: the name or the mode cannot be, or the adapter is not one that is served here.
         Unavailable: the hub does not answer.
     """
-    if not NAME.fullmatch(name):
+    if not ADAPTER_NAME.fullmatch(name):
         raise InvalidInput("--name: letters, digits, _ and - only, at most 64, beginning with a letter or digit.")
     if not all(mode.tuned for mode in modes):
         raise InvalidInput("--mode: an adapter is for ft, for rag_ft, or for both.")

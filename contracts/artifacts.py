@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -10,14 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from contracts.generation import AdapterId, AdapterInfo, Mode
+from contracts.generation import AdapterInfo, Mode
 
 Manifest = TypeVar("Manifest", bound="ServedManifest")
 MANIFEST = "manifest.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MAX_MANIFEST_BYTES = 20_000_000
 
 
@@ -93,8 +95,8 @@ class ServedManifest(BaseModel):
     """
 
     schema_version: Literal[1] = 1
-    id: AdapterId
-    name: str = Field(max_length=64)
+    id: str
+    name: str
     modes: list[Mode] = Field(max_length=len(Mode))
     base: BaseModelRecord
     data: DataRecord | None = None
@@ -105,12 +107,6 @@ class ServedManifest(BaseModel):
     published: AwareDatetime
     origin: str | None = Field(default=None, max_length=1000)
     """Where an adapter that was brought in comes from: a hub id with its commit, or a folder's name."""
-
-    @model_validator(mode="after")
-    def _named(self) -> "ServedManifest":
-        if self.id.rpartition(".")[0] != self.name:
-            raise ValueError(f"the id {self.id} is not of the name {self.name}")
-        return self
 
     def info(
         self,
@@ -180,7 +176,7 @@ def read_manifest(folder: Path, kind: type[Manifest]) -> Manifest:
         kind: how much of it is needed: what serving needs, or all of one that was trained here.
 
     Raises:
-        ValueError: there is none, it cannot be read, or the folder is not named by its id.
+        ValueError: there is none, it cannot be read, its id is not the registry's, or the folder has another name.
     """
     path = folder / MANIFEST
     try:
@@ -190,7 +186,10 @@ def read_manifest(folder: Path, kind: type[Manifest]) -> Manifest:
     except (OSError, ValidationError) as error:
         raise ValueError(f"{folder.name}: no readable {MANIFEST} ({type(error).__name__})") from error
     if manifest.id != folder.name:
-        raise ValueError(f"{folder.name}: the manifest names another adapter, {manifest.id}")
+        raise ValueError(f"{folder.name}: the manifest names another adapter, {manifest.id[:80]}")
+    name, _, digest = manifest.id.rpartition(".")
+    if not ADAPTER_NAME.fullmatch(name) or not re.fullmatch("[0-9a-f]{12}", digest) or manifest.name != name:
+        raise ValueError(f"{folder.name}: the id is not NAME.<digest> with the manifest's own name")
     return manifest
 
 
