@@ -87,12 +87,12 @@ def test_10000_requests_while_adapters_come_and_go_are_answered_by_whom_they_ask
                 seed=None,
                 deadline=time.monotonic() + 120,
             )
-            engine.submit(job)
             try:
-                tokens = job.done.result(120).tokens
-            except Unavailable:  # it was just unloaded: never another one's answer
+                engine.submit(job)
+            except Unavailable:  # it is not there at this moment: never another one's answer
                 time.sleep(0.01)
                 continue
+            tokens = job.done.result(120).tokens  # what was accepted is answered
             said = base.tokenizer.decode(tokens, skip_special_tokens=True)
             named = [each for each in NAMES if each in said]
             assert named == ([name] if name else []), (name, said)
