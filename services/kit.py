@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.chat import ChatError, ChatErrorBody
@@ -36,7 +37,11 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def create_service(
-    name: str, description: str, lifespan: Lifespan, readiness: Callable[[], Awaitable[Readiness]]
+    name: str,
+    description: str,
+    lifespan: Lifespan,
+    readiness: Callable[[], Awaitable[Readiness]],
+    door: Middleware | None = None,
 ) -> FastAPI:
     """Return an app with everything but the service's own routes.
 
@@ -45,12 +50,15 @@ def create_service(
         description: what it does, for the API page.
         lifespan: opens and closes what the service owns.
         readiness: asked by ``/readyz`` each time; ready is 200, else 503.
+        door: refuses requests before anything is read of them; what it refuses is logged and counted.
     """
     app = FastAPI(title=f"AskTwice {name}", description=description, lifespan=lifespan)
     registry = CollectorRegistry()
     app.state.registry = registry
     _handle_errors(app)
     app.add_middleware(BodyLimit)
+    if door is not None:
+        app.user_middleware.insert(0, door)
     app.add_middleware(Observed, name=name, registry=registry)
 
     @app.get("/healthz", tags=["operations"])

@@ -6,6 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -142,6 +143,8 @@ class Asking:
         self._adapters = adapters
         self._retriever = retriever
         self._deadline_s = settings.deadline_s
+        # One thread: more of them would only fight for the interpreter with the event loop, which refuses the others.
+        self._fitter = ThreadPoolExecutor(1, "prompts")
 
     async def prepare(self, wish: Wish) -> Asked:
         """Do everything that can fail before the model is asked.
@@ -174,7 +177,8 @@ class Asking:
         lease = await self._lease_for(adapter)
         engine = lease.engine if lease else self._engine
         try:
-            prompt, kept, thinking = await asyncio.to_thread(fit, engine.base, wish, passages)
+            loop = asyncio.get_running_loop()
+            prompt, kept, thinking = await loop.run_in_executor(self._fitter, fit, engine.base, wish, passages)
         except BaseException:
             if lease:
                 lease.give_back()

@@ -35,6 +35,8 @@ PROMPTS_IN_PAGES = 8
 FAIR_S = 1.0
 """After so long without room for its adapter, a request has it made: others' adapters begin no new requests."""
 LEAST_TEMPERATURE = 1e-5
+LINGER = 0.02
+"""How long to wait for the next request of a client that has just been answered, as a part of a step's time."""
 IDLE_S = 0.5
 """How often a thread without work looks whether what it keeps waiting for is too late."""
 
@@ -131,6 +133,7 @@ class Engine:
         self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._wake = threading.Condition()
         self._stopping = self._out_of_time = False
+        self._ended, self._took_s = 0, 0.0  # of the last step: how many requests ended in it, how long it took
         self._thread = threading.Thread(target=self._run, name="model-owner", daemon=True)
         self._thread.start()
 
@@ -291,6 +294,7 @@ class Engine:
             self._take_in()
             if self._running:
                 self._step()
+                self._linger()
                 continue
             with self._wake:
                 if self._stopping and not self._commands and not self._jobs and not self._parked:
@@ -379,7 +383,15 @@ class Engine:
     def _late(self, job: Job, now: float) -> bool:
         return self._out_of_time or now > job.deadline
 
+    def _linger(self) -> None:
+        """Wait a moment for those whose answers have just ended: who asks again at once is in the next step, not in the
+        one after it."""
+        if self._ended and self._running:
+            with self._wake:
+                self._wake.wait_for(lambda: len(self._jobs) >= self._ended or self._stopping, LINGER * self._took_s)
+
     def _step(self) -> None:
+        begun, self._ended = time.monotonic(), 0
         try:
             stepped = self._batch.step()
         except torch.OutOfMemoryError:
@@ -394,6 +406,7 @@ class Engine:
             self._fail_step(InternalError(f"The model failed ({type(error).__name__})."))
             return
         now = time.monotonic()
+        self._took_s = now - begun
         for request in stepped:
             running = self._running.get(request.id)
             if running is not None:
@@ -401,6 +414,7 @@ class Engine:
                 self._tell(running)
                 if request.over:
                     self._finish(running, now)
+                    self._ended += 1
 
     def _tell(self, running: _Running) -> None:
         if running.job.on_piece is None:
