@@ -1,12 +1,16 @@
 """``asktwice adapters``: bring ready ones in, list what there is."""
 
+import asyncio
 import logging
+
+import httpx
 
 from asktwice.console import say, step
 from asktwice.profiles import Profile
 from contracts.artifacts import ADAPTER_NAME, Home, ServedManifest, published_adapters
+from contracts.clients import GeneratorClient
 from contracts.errors import InvalidInput
-from contracts.generation import Mode
+from contracts.generation import AdapterList, Mode
 
 
 def import_adapter(
@@ -39,6 +43,26 @@ def import_adapter(
         )
     say(f"  from {manifest.origin}, for {', '.join(mode.value for mode in manifest.modes)}")
     return manifest.id
+
+
+def show_served(url: str) -> None:
+    """Print one line for each adapter that a server knows: in which state it is, and why it was refused.
+
+    Raises:
+        AskTwiceError: the server does not answer, or has not loaded its model yet.
+    """
+
+    async def ask() -> AdapterList:
+        async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+            return await GeneratorClient(http).adapters()
+
+    found = asyncio.run(ask()).adapters
+    for adapter in found:
+        modes, state = ",".join(mode.value for mode in adapter.modes), adapter.state
+        told = ", pinned" if adapter.pinned else f": {adapter.reason}" if adapter.reason else ""
+        print(f"{adapter.id:<40} {modes:<10} {adapter.created:%Y-%m-%d %H:%M}  {state}{told}")
+    if not found:
+        say(f"{url} has no adapter. Train one: asktwice train --data FILE --name NAME")
 
 
 def show_adapters(home: Home) -> None:

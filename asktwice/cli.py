@@ -128,12 +128,12 @@ def import_(
     )
 
 
-@adapters.command("list", epilog="Example: `asktwice adapters list`")
-def list_(home: HomeOption = HOME) -> None:
-    """The published adapters, newest first."""
-    from asktwice.adapters import show_adapters
+@adapters.command("list", epilog="Example: `asktwice adapters list --url http://127.0.0.1:8000`")
+def list_(home: HomeOption = HOME, url: UrlOption = None) -> None:
+    """The published adapters, newest first; with `--url` what a running server makes of them."""
+    from asktwice.adapters import show_adapters, show_served
 
-    show_adapters(Home(path=home))
+    show_served(url) if url else show_adapters(Home(path=home))
 
 
 @bench.command(epilog="Example: `asktwice bench generator --shape qwen2.5-0.5b --json`")

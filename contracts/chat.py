@@ -6,7 +6,8 @@ ignored, as that API's servers do; what we know and cannot do is refused.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from contracts.generation import Mode, Usage
 
@@ -86,7 +87,8 @@ class ChatRequest(_Lenient):
         if isinstance(body, dict):
             for name, harmless in _CANNOT.items():
                 if body.get(name) not in (None, *harmless):
-                    raise ValueError(f"{name} cannot be done here: leave it out")
+                    reason = PydanticCustomError("cannot", "this cannot be done here: leave it out")
+                    raise ValidationError.from_exception_data("", [{"type": reason, "loc": (name,), "input": None}])
         return body
 
     @property

@@ -29,6 +29,7 @@ UPLOADS = ("/documents", "/evaluate")
 """The routes that take files."""
 MAX_DROPPED_BYTES = 64_000_000
 PROBLEM_JSON = "application/problem+json"
+WRONG = "Something went wrong on our side; the log of the service has the details."
 
 log = logging.getLogger("asktwice")
 
@@ -228,7 +229,10 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return error_response(request.scope, invalid_input(error.errors()))
+        told = invalid_input(error.errors())
+        if isinstance(error.body, bytes):  # FastAPI parses only what calls itself JSON
+            told = InvalidInput("The body is read as JSON only: send the header Content-Type: application/json.")
+        return error_response(request.scope, told)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -241,13 +245,6 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(ClientLeft)
     async def gone(_: Request, __: ClientLeft) -> Response:
         return Response(status_code=499)  # for the log: nobody reads it
-
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> Response:
-        log.error("unexpected error on %s %s", request.method, request.url.path, exc_info=error)
-        return error_response(
-            request.scope, InternalError("Something went wrong on our side; the log of the service has the details.")
-        )
 
 
 def invalid_input(errors: Any) -> InvalidInput:
@@ -337,7 +334,11 @@ def _too_large(scope: Scope, limit: int) -> Response:
 
 
 class Observed:
-    """Log one line and count one observation for each request. Never logs what was asked."""
+    """Log one line and count one observation for each request. Never logs what was asked.
+
+    What nobody expected is answered here, within the server's own error handler: that one raises it again, and the
+    server then closes a connection over which the client may be sending its next request.
+    """
 
     def __init__(self, app: ASGIApp, name: str, registry: CollectorRegistry):
         self.app = app
@@ -351,16 +352,22 @@ class Observed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        begun, status = time.perf_counter(), 500
+        begun, status, started = time.perf_counter(), 500, False
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
+            started = True
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
             await self.app(scope, receive, watched)
+        except Exception:
+            if started:  # the client has to see that it is broken off
+                raise
+            log.exception("unexpected error on %s %s", scope["method"], scope["path"])
+            await error_response(scope, InternalError(WRONG))(scope, receive, watched)
         finally:
             seconds = time.perf_counter() - begun
             route = getattr(scope.get("route"), "path", "other")

@@ -55,6 +55,8 @@ class Wish:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     reasoning: bool = False
+    limit: str = "max_new_tokens"
+    """What the route calls the limit of the answer's tokens."""
 
     @classmethod
     def of_question(cls, request: AskRequest, mode: Mode, system_prompt: str) -> "Wish":
@@ -97,6 +99,7 @@ class Wish:
             top_p=request.top_p or 1.0,
             stop=tuple(request.stop),
             reasoning=request.include_reasoning,
+            limit="max_tokens",
         )
 
 
@@ -274,7 +277,7 @@ def fit(base: Base, wish: Wish, passages: list[Passage]) -> Fitted:
     limit = base.max_tokens - wish.max_new_tokens
     if limit < 1:
         raise InvalidInput(
-            f"max_new_tokens: {wish.max_new_tokens} leave no room for the question in the {base.max_tokens} tokens that"
+            f"{wish.limit}: {wish.max_new_tokens} leave no room for the question in the {base.max_tokens} tokens that"
             " prompt and answer may have together. Ask for fewer."
         )
 
@@ -296,7 +299,7 @@ def fit(base: Base, wish: Wish, passages: list[Passage]) -> Fitted:
     if alone is None:
         raise InvalidInput(
             f"question: it takes more than the {limit} tokens that {base.record.model} leaves beside"
-            f" max_new_tokens={wish.max_new_tokens}. Shorten it or lower max_new_tokens."
+            f" {wish.limit}={wish.max_new_tokens}. Shorten it or lower {wish.limit}."
         )
     if not passages:
         return alone

@@ -285,7 +285,7 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._jobs or self._commands or self._stopping or self._running, IDLE_S)
+                self._wake.wait_for(self._has_work, IDLE_S)
                 commands = list(self._commands)
                 self._commands.clear()
             for command, future in commands:
@@ -299,6 +299,10 @@ class Engine:
             with self._wake:
                 if self._stopping and not self._commands and not self._jobs and not self._parked:
                     return  # nothing is queued, and nothing is accepted any more
+
+    def _has_work(self) -> bool:
+        # A file that is still being read, which a stop waits for, ends in a command.
+        return bool(self._jobs or self._commands or self._running or (self._stopping and not self._parked))
 
     def _take_in(self) -> None:
         """Let waiting jobs run, the oldest first, as many as may run at once."""

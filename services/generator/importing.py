@@ -92,7 +92,13 @@ def bring_in(
         except Refused as refused:
             raise InvalidInput(f"{source}: {refused}") from refused
         move_into_place(made, home.adapters / manifest.id)
-    return manifest
+    there = read_manifest(home.adapters / manifest.id, ServedManifest)
+    if sorted(there.modes) != sorted(modes):
+        known = ", ".join(mode.value for mode in there.modes)
+        raise InvalidInput(
+            f"{source} is here already, as {there.id}, for {known}. For other modes give another --name."
+        )
+    return there
 
 
 def _fetch(source: str, revision: str | None) -> tuple[Path, str]:

@@ -359,6 +359,43 @@ def test_more_than_may_wait_are_told_to_come_back_at_once(
         assert f'asktwice_generator_requests_total{{route="{route}",status="429"}} {len(refused)}.0' in counted
 
 
+def test_what_nobody_expected_is_told_and_the_connection_lives_on(
+    settings: GeneratorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(settings, retriever())
+    with serving(app) as url, ready_client(url) as client:
+        monkeypatch.setattr(app.state.generator.asking, "prepare", lambda *_: 1 / 0)
+
+        async def three() -> list[bytes]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port)
+            said = []
+            for _ in range(3):
+                body = b'{"question": "a"}'
+                head = b"POST /ask HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+                writer.write(head % len(body) + body)
+                answer = await reader.readuntil(b"\r\n\r\n")
+                length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                said.append(answer.split(b"\r\n")[0] + await reader.readexactly(length))
+            writer.close()
+            return said
+
+        answers = asyncio.run(three())
+        assert all(
+            b" 500 " in answer and b'"internal_error"' in answer and b"division" not in answer for answer in answers
+        )
+        chat = client.post(
+            "/v1/chat/completions", json={"model": "base", "messages": [{"role": "user", "content": "a"}]}
+        )
+        assert (chat.status_code, chat.json()["error"]["type"]) == (500, "server_error")
+        assert 'route="/ask",status="500"} 3.0' in client.get("/metrics").text
+
+
+def test_a_body_that_is_not_called_json_is_told_how_to_be(client: httpx.Client) -> None:
+    answer = client.post("/ask", content=b'{"question": "a"}', headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 422
+    assert "Content-Type: application/json" in answer.json()["detail"]
+
+
 def test_hostile_adapters_are_listed_with_the_reason_and_change_nobody(
     client: httpx.Client, home: Home, base_folder: Path
 ) -> None:

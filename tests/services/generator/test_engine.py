@@ -434,6 +434,52 @@ def test_those_that_wait_for_an_adapter_count_and_those_that_left_do_not(
     engine.stop()
 
 
+def test_a_stop_that_waits_for_a_file_sleeps_meanwhile(
+    settings: GeneratorSettings, home: Home, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(load_base(settings), max_batch=2, queue_limit=5, columns=4, kept_bytes=1)  # one of rank 4
+    ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2)]
+    for id in ids:
+        engine.load(id, home.adapters / id).result(60)
+    go_on, turns = threading.Event(), []
+    monkeypatch.setattr(
+        "services.generator.engine.read_weights", lambda *given: (go_on.wait(30), read_weights(*given))[1]
+    )
+    waiting = job([5, 6, 7], ids[0])
+    engine.submit(waiting)
+    eventually(lambda: engine._parked, "its file is being read")
+    let_go = engine._let_go
+    monkeypatch.setattr(engine, "_let_go", lambda: (turns.append(1), let_go()))
+    stopping = threading.Thread(target=engine.stop, args=(30,))
+    stopping.start()
+    time.sleep(1.0)
+    assert len(turns) < 20
+    go_on.set()
+    stopping.join(40)
+    assert waiting.done.result(0).tokens
+
+
+def test_who_asks_again_at_once_is_in_the_next_step(settings: GeneratorSettings) -> None:
+    engine = Engine(load_base(settings), max_batch=2, queue_limit=100)
+    sizes: list[int] = []
+    step = engine._batch.step
+
+    def slow() -> list[Request]:
+        time.sleep(0.3)
+        stepped = step()
+        sizes.append(len(stepped))
+        return stepped
+
+    engine._batch.step = slow
+    long = job([5, 6, 7], max_new_tokens=12)
+    engine.submit(long)
+    for _ in range(5):  # one after another beside the long one, two steps each
+        run(engine, job([8, 9], max_new_tokens=2))
+    long.done.result(60)
+    engine.stop()
+    assert sizes[1:11].count(1) <= 1, "else it is left out of every third step"
+
+
 def test_others_do_not_keep_an_adapter_from_its_turn(
     settings: GeneratorSettings, home: Home, base_folder: Path
 ) -> None:

@@ -54,6 +54,8 @@ def test_a_ready_adapter_is_brought_in_and_answers(
     assert "secret" not in (home.adapters / manifest.id / ADAPTER_CONFIG).read_text()
     again = bring_in(str(elsewhere), name="theirs", modes=[Mode.ft], home=home, settings=settings)
     assert again.id == manifest.id
+    with pytest.raises(InvalidInput, match=rf"{manifest.id}, for ft\..*another --name"):  # what is published stays
+        bring_in(str(elsewhere), name="theirs", modes=[Mode.rag_ft], home=home, settings=settings)
 
 
 def test_one_of_another_base_is_not_brought_in(
