@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 
 import httpx
 
@@ -59,7 +60,8 @@ def show_served(url: str) -> None:
     found = asyncio.run(ask()).adapters
     for adapter in found:
         modes, state = ",".join(mode.value for mode in adapter.modes), adapter.state
-        told = ", pinned" if adapter.pinned else f": {adapter.reason}" if adapter.reason else ""
+        reason = " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", adapter.reason or "").split())
+        told = ", pinned" if adapter.pinned else f": {reason}" if reason else ""
         print(f"{adapter.id:<40} {modes:<10} {adapter.created:%Y-%m-%d %H:%M}  {state}{told}")
     if not found:
         say(f"{url} has no adapter. Train one: asktwice train --data FILE --name NAME")

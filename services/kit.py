@@ -28,6 +28,8 @@ MAX_UPLOAD_BYTES = 200_000_000
 UPLOADS = ("/documents", "/evaluate")
 """The routes that take files."""
 MAX_DROPPED_BYTES = 64_000_000
+BODY_S = 30.0
+"""How long a body may take to come; an upload, how long no part of it may come."""
 PROBLEM_JSON = "application/problem+json"
 WRONG = "Something went wrong on our side; the log of the service has the details."
 
@@ -271,7 +273,7 @@ def _http_problem(error: HTTPException) -> Problem:
 
 
 class BodyLimit:
-    """Answer 413 to a body over the limit; multipart uploads have a limit of their own.
+    """Answer 413 to a body over the limit, 408 to one that does not come; multipart uploads have limits of their own.
 
     The rest of the body is read and dropped first, as far as it is not absurd: a client, or a gateway, that is still
     sending when the connection closes would see a broken connection in place of the answer.
@@ -292,10 +294,17 @@ class BodyLimit:
             await _drop_body(receive)
             return await _too_large(scope, limit)(scope, receive, send)
         seen, started, more = 0, False, True
+        begun = asyncio.get_running_loop().time()
 
         async def counted() -> Message:
-            nonlocal seen, more
-            message = await receive()
+            nonlocal seen, more, begun
+            try:
+                async with asyncio.timeout_at(begun + BODY_S if more else None):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(408, f"The body did not come within {BODY_S:.0f} seconds.") from error
+            if upload:
+                begun = asyncio.get_running_loop().time()
             seen += len(message.get("body", b""))
             more = message.get("more_body", False)
             if seen > limit:
@@ -364,9 +373,9 @@ class Observed:
         try:
             await self.app(scope, receive, watched)
         except Exception:
+            log.exception("unexpected error on %s %s", scope["method"], scope["path"])
             if started:  # the client has to see that it is broken off
                 raise
-            log.exception("unexpected error on %s %s", scope["method"], scope["path"])
             await error_response(scope, InternalError(WRONG))(scope, receive, watched)
         finally:
             seconds = time.perf_counter() - begun

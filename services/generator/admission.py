@@ -1,5 +1,6 @@
 """Refuse at the door: what cannot be answered soon is told so before anything is read of it."""
 
+import asyncio
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,11 +28,12 @@ class Admission:
 
     Args:
         limit: how many requests may be inside, from their first byte to the last of their answers.
+        at_most_s: after this long a client that does not take its answer is broken off: it holds a place.
     """
 
-    def __init__(self, app: ASGIApp, limit: int):
+    def __init__(self, app: ASGIApp, limit: int, at_most_s: float):
         self.app = app
-        self._limit = limit
+        self._limit, self._at_most_s = limit, at_most_s
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,6 +45,7 @@ class Admission:
             return await error_response(scope, full)(scope, receive, send)
         self._inside += 1
         try:
-            await self.app(scope, receive, send)
+            async with asyncio.timeout(self._at_most_s):
+                await self.app(scope, receive, send)
         finally:
             self._inside -= 1

@@ -25,7 +25,7 @@ from services.generator.admission import Admission
 from services.generator.chat import chat_routes
 from services.generator.jobs import Load
 from services.generator.settings import GeneratorSettings
-from services.kit import EventStream, at_stop_signal, create_service, problem_json, while_there
+from services.kit import BODY_S, EventStream, at_stop_signal, create_service, problem_json, while_there
 
 if TYPE_CHECKING:
     from services.generator.adapters import Adapters
@@ -101,8 +101,7 @@ class Generator:
         from services.generator.model import load_base, load_outline
 
         settings = self.settings
-        # All that the door lets in may wait: of what is refused, nothing was read or looked up.
-        limits = {"max_batch": settings.max_batch, "queue_limit": settings.max_batch + settings.queue_limit}
+        limits = self._limits()
         if settings.backend == "openai":
             from services.generator.remote import RemoteEngine
 
@@ -127,7 +126,13 @@ class Generator:
         from services.generator.model import load_base
 
         base = load_base(self.settings.model_copy(update={"base": str(folder)}))
-        return Engine(base, max_batch=self.settings.max_batch, queue_limit=self.settings.queue_limit)
+        return Engine(base, **self._limits())
+
+    def _limits(self) -> dict[str, int]:
+        # The door is the bound. What it has let in finds room even where others have just left, whom an engine goes on
+        # counting until its next step.
+        settings = self.settings
+        return {"max_batch": settings.max_batch, "queue_limit": 2 * (settings.max_batch + settings.queue_limit)}
 
     def begin_stop(self) -> None:
         """Accept nothing any more, answer what was accepted, refuse within the grace time what is left."""
@@ -148,6 +153,8 @@ class Generator:
             await self._stopping
         if self._checkpoints is not None:
             await self._checkpoints.close()
+        if self._asking is not None:
+            self._asking.close()
 
     @property
     def asking(self) -> "Asking":
@@ -205,7 +212,8 @@ def create_app(settings: GeneratorSettings | None = None, retriever: RetrieverCl
     async def readiness() -> Readiness:
         return await current().readiness()
 
-    door = Middleware(Admission, limit=settings.max_batch + settings.queue_limit)
+    limit = settings.max_batch + settings.queue_limit
+    door = Middleware(Admission, limit=limit, at_most_s=settings.deadline_s + 2 * BODY_S)
     app = create_service("generator", "Prompt in, answer out.", lifespan, readiness, door)
 
     def current() -> Generator:

@@ -31,6 +31,8 @@ LEAST_TOKENS = 32
 """A shorter beginning of a passage tells nothing."""
 LONGEST_TOKEN = 64
 """Characters: hardly any token has more."""
+MOST_CHARACTERS = 256
+"""Of a token, on an average over any text: runs of spaces are the longest that there are."""
 Fitted = tuple[list[int], list[Passage], bool]
 log = logging.getLogger("asktwice")
 
@@ -55,7 +57,7 @@ class Wish:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     reasoning: bool = False
-    limit: str = "max_new_tokens"
+    limit_name: str = "max_new_tokens"
     """What the route calls the limit of the answer's tokens."""
 
     @classmethod
@@ -99,7 +101,7 @@ class Wish:
             top_p=request.top_p or 1.0,
             stop=tuple(request.stop),
             reasoning=request.include_reasoning,
-            limit="max_tokens",
+            limit_name="max_completion_tokens" if request.max_completion_tokens else "max_tokens",
         )
 
 
@@ -148,6 +150,9 @@ class Asking:
         self._deadline_s = settings.deadline_s
         # One thread: more of them would only fight for the interpreter with the event loop, which refuses the others.
         self._fitter = ThreadPoolExecutor(1, "prompts")
+
+    def close(self) -> None:
+        self._fitter.shutdown(wait=False, cancel_futures=True)
 
     async def prepare(self, wish: Wish) -> Asked:
         """Do everything that can fail before the model is asked.
@@ -277,8 +282,8 @@ def fit(base: Base, wish: Wish, passages: list[Passage]) -> Fitted:
     limit = base.max_tokens - wish.max_new_tokens
     if limit < 1:
         raise InvalidInput(
-            f"{wish.limit}: {wish.max_new_tokens} leave no room for the question in the {base.max_tokens} tokens that"
-            " prompt and answer may have together. Ask for fewer."
+            f"{wish.limit_name}: {wish.max_new_tokens} leave no room for the question in the {base.max_tokens} tokens"
+            " that prompt and answer may have together. Ask for fewer."
         )
 
     plain = _without_control(base.tokenizer)
@@ -292,6 +297,8 @@ def fit(base: Base, wish: Wish, passages: list[Passage]) -> Fitted:
             )
         except TemplateError as error:
             raise InvalidInput(f"messages: the chat template of {base.record.model} refuses them: {error}.") from error
+        if len(prompt) > limit * MOST_CHARACTERS:  # a megabyte takes a second to tokenise, and others wait
+            return None
         tokens = list(base.tokenizer(prompt, add_special_tokens=False)["input_ids"])
         return (tokens, kept, prompt.rstrip().endswith(THINK)) if len(tokens) <= limit else None
 
@@ -299,7 +306,7 @@ def fit(base: Base, wish: Wish, passages: list[Passage]) -> Fitted:
     if alone is None:
         raise InvalidInput(
             f"question: it takes more than the {limit} tokens that {base.record.model} leaves beside"
-            f" {wish.limit}={wish.max_new_tokens}. Shorten it or lower {wish.limit}."
+            f" {wish.limit_name}={wish.max_new_tokens}. Shorten it or lower {wish.limit_name}."
         )
     if not passages:
         return alone

@@ -254,7 +254,9 @@ class Engine:
             self._stopping = True
             self._wake.notify()
         self._thread.join(grace_s)
-        self._out_of_time = True
+        with self._wake:
+            self._out_of_time = True
+            self._wake.notify_all()
         self._thread.join(grace_s)
         self._reader.shutdown(wait=False, cancel_futures=True)
 
@@ -297,12 +299,16 @@ class Engine:
                 self._linger()
                 continue
             with self._wake:
-                if self._stopping and not self._commands and not self._jobs and not self._parked:
+                if self._stopping and not self._commands and not self._jobs and not self._anybody_parked():
                     return  # nothing is queued, and nothing is accepted any more
 
     def _has_work(self) -> bool:
         # A file that is still being read, which a stop waits for, ends in a command.
-        return bool(self._jobs or self._commands or self._running or (self._stopping and not self._parked))
+        ended = self._stopping and (self._out_of_time or not self._anybody_parked())
+        return bool(self._jobs or self._commands or self._running or ended)
+
+    def _anybody_parked(self) -> bool:
+        return any(parked.jobs for parked in list(self._parked.values()))
 
     def _take_in(self) -> None:
         """Let waiting jobs run, the oldest first, as many as may run at once."""

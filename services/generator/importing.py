@@ -92,8 +92,13 @@ def bring_in(
         except Refused as refused:
             raise InvalidInput(f"{source}: {refused}") from refused
         move_into_place(made, home.adapters / manifest.id)
-    there = read_manifest(home.adapters / manifest.id, ServedManifest)
-    if sorted(there.modes) != sorted(modes):
+    try:
+        there = read_manifest(home.adapters / manifest.id, ServedManifest)
+    except ValueError as error:
+        raise InvalidInput(
+            f"{home.adapters / manifest.id} is damaged: remove that folder, then import again."
+        ) from error
+    if set(there.modes) != set(modes):
         known = ", ".join(mode.value for mode in there.modes)
         raise InvalidInput(
             f"{source} is here already, as {there.id}, for {known}. For other modes give another --name."

@@ -52,7 +52,7 @@ class GeneratorSettings(BaseSettings):
     requests of this length is set aside."""
     max_batch: int = Field(default=16, ge=1, le=256)
     queue_limit: int = Field(default=512, ge=64)
-    """Requests that may wait; one more is answered 429."""
+    """Requests that may wait beside those that run; one more is answered 429, at the door."""
     deadline_s: float = Field(default=180.0, gt=0)
     """After this long a request ends with 504, wherever it is."""
     stop_grace_s: float = Field(default=10.0, ge=0)

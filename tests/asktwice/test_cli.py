@@ -1,14 +1,18 @@
 """The command line as a person meets it."""
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from asktwice.cli import cli
 from asktwice.training import adapter_name
+from contracts.generation import AdapterInfo, AdapterList, Mode
 from tests.integration.conftest import asktwice
+from tests.serving import serving
 
 COMMANDS = ["demo", "serve", "index", "train", "ask", "evaluate", "doctor"]
 
@@ -127,3 +131,25 @@ def test_doctor_finds_what_is_missing(tmp_path: Path) -> None:
 )
 def test_an_adapter_is_named_after_its_file(file: str, name: str) -> None:
     assert adapter_name(Path(file)) == name
+
+
+def test_a_servers_adapters_are_listed_with_their_state_a_line_each() -> None:
+    app = FastAPI()
+
+    @app.get("/adapters")
+    async def adapters() -> AdapterList:
+        made = {"name": "a", "base": "b", "created": datetime(2026, 11, 23, tzinfo=UTC), "modes": [Mode.ft]}
+        return AdapterList(
+            adapters=[
+                AdapterInfo(id="one.1", state="ready", pinned=True, **made),
+                AdapterInfo(id="two.2", state="refused", reason="a\nvalue is \x1b[31mNaN", **made),
+            ]
+        )
+
+    with serving(app) as url:
+        shown = CliRunner().invoke(cli, ["adapters", "list", "--url", url])
+    assert shown.exit_code == 0
+    first, second = shown.stdout.splitlines()
+    assert first.split()[0] == "one.1"
+    assert first.endswith("ready, pinned")
+    assert second.endswith("refused: a value is [31mNaN")

@@ -459,7 +459,10 @@ def test_a_stop_that_waits_for_a_file_sleeps_meanwhile(
     assert waiting.done.result(0).tokens
 
 
-def test_who_asks_again_at_once_is_in_the_next_step(settings: GeneratorSettings) -> None:
+def test_who_asks_again_at_once_is_in_the_next_step(
+    settings: GeneratorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.generator.engine.LINGER", 0.5)  # a busy machine wakes the client late
     engine = Engine(load_base(settings), max_batch=2, queue_limit=100)
     sizes: list[int] = []
     step = engine._batch.step
