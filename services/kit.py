@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -329,13 +329,15 @@ class BodyLimit:
 
 
 async def _drop_body(receive: Receive) -> None:
-    """Read what is left of a body, up to ``MAX_DROPPED_BYTES``."""
+    """Read what is left of a body, up to ``MAX_DROPPED_BYTES`` and for as long as a body may take to come."""
     dropped = 0
-    while dropped < MAX_DROPPED_BYTES:
-        message = await receive()
-        dropped += len(message.get("body", b""))
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(BODY_S):
+            while dropped < MAX_DROPPED_BYTES:
+                message = await receive()
+                dropped += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
 
 
 def _too_large(scope: Scope, limit: int) -> Response:

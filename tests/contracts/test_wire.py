@@ -36,7 +36,7 @@ def test_an_error_crosses_the_wire_unchanged(kind: type[AskTwiceError]) -> None:
 
 
 def transport(handler: object) -> GeneratorClient:
-    return GeneratorClient(httpx.AsyncClient(transport=httpx.MockTransport(handler), base_url="http://g"))  # type: ignore[arg-type]
+    return GeneratorClient(httpx.AsyncClient(transport=httpx.MockTransport(handler), base_url="http://g"))
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ class Upstream(BaseHTTPRequestHandler):
         if "events" in self.path:
             self._events()
         else:
-            self._answer(200, f"{self.server.name} {self.path}")  # type: ignore[attr-defined]
+            self._answer(200, f"{self.server.name} {self.path}")
 
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))

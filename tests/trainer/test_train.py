@@ -54,7 +54,7 @@ def settings(base: Path, csv: Path, tmp_path: Path) -> Settings:
         path = tmp_path / "recipe.json"
         path.write_text(json.dumps(RECIPE | (recipe or {})))
         common = {"data": csv, "name": "sales", "base": str(base), "recipe": str(path), "home": tmp_path / "home"}
-        return TrainerSettings(**common | given)  # type: ignore[arg-type]
+        return TrainerSettings(**common | given)
 
     return make
 

@@ -152,7 +152,7 @@ def served(app: FastAPI) -> Iterator[str]:
         await started(*args, **kwargs)
         ready.set()
 
-    server.startup = startup  # type: ignore[method-assign]
+    server.startup = startup
     thread = threading.Thread(target=server.run)
     thread.start()
     assert ready.wait(20)

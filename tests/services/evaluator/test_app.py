@@ -39,7 +39,7 @@ def questions_of(text: str) -> list[str]:
 def post(app: FastAPI, **request: object) -> httpx.Response:
     async def send() -> httpx.Response:
         async with opened(app) as client:
-            return await client.post("/evaluate", **request)  # type: ignore[arg-type]
+            return await client.post("/evaluate", **request)
 
     return run(send())
 

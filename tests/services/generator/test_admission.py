@@ -94,9 +94,10 @@ def test_a_body_that_does_not_come_holds_no_place(monkeypatch: pytest.MonkeyPatc
     async def echo(request: Request, body: dict[str, int]) -> dict[str, int]:
         return body
 
-    async def silent(port: int) -> bytes:
+    async def silent(port: int, length: int = 20) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"POST /ask HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{")
+        head = b"POST /ask HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n{"
+        writer.write(head % length)
         answer = await reader.readuntil(b"\r\n\r\n")
         writer.close()
         return answer.split(b"\r\n")[0]
@@ -106,7 +107,9 @@ def test_a_body_that_does_not_come_holds_no_place(monkeypatch: pytest.MonkeyPatc
         stalled = [asyncio.create_task(silent(port)) for _ in range(2)]
         await asyncio.sleep(0.2)
         assert b" 429 " in await silent(port)
-        return await asyncio.gather(*stalled)
+        answers = await asyncio.gather(*stalled)
+        assert b" 413 " in await silent(port, 50_000_000)  # what is dropped is not waited for either
+        return answers
 
     with serving(app) as url:
         assert all(b" 408 " in answer for answer in asyncio.run(look(url)))

@@ -24,12 +24,31 @@ from tests.serving import eventually
 
 def job(prompt: list[int], adapter: str | None = None, **changes: object) -> Job:
     given = {"max_new_tokens": 12, "temperature": 0.0, "seed": None, "deadline": time.monotonic() + 300, **changes}
-    return Job(prompt=prompt, adapter=adapter, **given)  # type: ignore[arg-type]
+    return Job(prompt=prompt, adapter=adapter, **given)
 
 
 def run(engine: Engine, job: Job) -> Generated:
     engine.submit(job)
     return job.done.result(120)
+
+
+def crowded(settings: GeneratorSettings, home: Home, base_folder: Path) -> tuple[Engine, dict[str, list[int]]]:
+    """Three adapters in an engine that has room for two and keeps none beside the model; and what each says."""
+    engine, said = Engine(load_base(settings), max_batch=4, queue_limit=100, columns=8, kept_bytes=1), {}
+    for seed in (1, 2, 3):
+        id = publish(home, base_folder, f"n{seed}", seed=seed).id
+        engine.load(id, home.adapters / id).result(60)
+        said[id] = run(engine, job([5, 6, 7], id)).tokens
+    return engine, said
+
+
+def held_files(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """An adapter's files are read only once the event is set."""
+    go_on = threading.Event()
+    monkeypatch.setattr(
+        "services.generator.engine.read_weights", lambda *given: (go_on.wait(30), read_weights(*given))[1]
+    )
+    return go_on
 
 
 def prompts(count: int) -> list[list[int]]:
@@ -317,16 +336,11 @@ def test_nobody_makes_room_in_vain(settings: GeneratorSettings, home: Home, base
 def test_beside_the_model_they_keep_to_their_memory_and_come_back_from_their_files(
     settings: GeneratorSettings, home: Home, base_folder: Path
 ) -> None:
-    engine = Engine(load_base(settings), max_batch=4, queue_limit=100, columns=8, kept_bytes=1)  # two of rank 4
-    ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2, 3)]
-    said = {}
-    for id in ids:
-        engine.load(id, home.adapters / id).result(60)
-        said[id] = run(engine, job([5, 6, 7], id)).tokens
+    engine, said = crowded(settings, home, base_folder)
     assert not any(known.weights for known in engine._known.values())
-    for id in ids * 2:
+    for id in [*said, *said]:
         assert run(engine, job([5, 6, 7], id)).tokens == said[id]
-    away = next(id for id in ids if id not in engine._adapters)
+    away = next(id for id in said if id not in engine._adapters)
     shutil.rmtree(home.adapters / away)
     with pytest.raises(Unavailable, match="cannot be read any more"):
         run(engine, job([5, 6, 7], away))
@@ -348,19 +362,14 @@ def test_what_is_not_done_within_the_grace_time_is_refused(settings: GeneratorSe
 def test_an_adapter_that_is_read_again_is_placed_once(
     settings: GeneratorSettings, home: Home, base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(load_base(settings), max_batch=4, queue_limit=100, columns=8, kept_bytes=1)  # two of rank 4
-    ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2, 3)]
-    said = {}
-    for id in ids:
-        engine.load(id, home.adapters / id).result(60)
-        said[id] = run(engine, job([5, 6, 7], id)).tokens
-    away = next(id for id in ids if id not in engine._adapters)
+    engine, said = crowded(settings, home, base_folder)
+    away = next(id for id in said if id not in engine._adapters)
     go_on, reads = threading.Event(), []
 
     def slowly(*given: object) -> LoraWeights:
         reads.append(given)
         go_on.wait(30)
-        return read_weights(*given)  # type: ignore[arg-type]
+        return read_weights(*given)
 
     monkeypatch.setattr("services.generator.engine.read_weights", slowly)
     impatient, patient = job([5, 6, 7], away), job([5, 6, 7], away)
@@ -373,7 +382,7 @@ def test_an_adapter_that_is_read_again_is_placed_once(
     go_on.set()
     assert patient.done.result(30).tokens == said[away]
     assert len(reads) == 1
-    assert {id: run(engine, job([5, 6, 7], id)).tokens for id in ids} == said
+    assert {id: run(engine, job([5, 6, 7], id)).tokens for id in said} == said
     engine.stop()
 
 
@@ -417,10 +426,7 @@ def test_those_that_wait_for_an_adapter_count_and_those_that_left_do_not(
     ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2)]
     for id in ids:
         engine.load(id, home.adapters / id).result(60)
-    go_on = threading.Event()
-    monkeypatch.setattr(
-        "services.generator.engine.read_weights", lambda *given: (go_on.wait(30), read_weights(*given))[1]
-    )
+    go_on = held_files(monkeypatch)
     waiting = [job([5, 6, 7], ids[0]) for _ in range(5)]
     for each in waiting:
         engine.submit(each)
@@ -441,10 +447,7 @@ def test_a_stop_that_waits_for_a_file_sleeps_meanwhile(
     ids = [publish(home, base_folder, f"n{seed}", seed=seed).id for seed in (1, 2)]
     for id in ids:
         engine.load(id, home.adapters / id).result(60)
-    go_on, turns = threading.Event(), []
-    monkeypatch.setattr(
-        "services.generator.engine.read_weights", lambda *given: (go_on.wait(30), read_weights(*given))[1]
-    )
+    go_on, turns = held_files(monkeypatch), []
     waiting = job([5, 6, 7], ids[0])
     engine.submit(waiting)
     eventually(lambda: engine._parked, "its file is being read")

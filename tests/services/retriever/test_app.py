@@ -103,7 +103,7 @@ def test_a_bad_field_is_422_and_named(empty: httpx.Client, name: str) -> None:
     ],
 )
 def test_a_bad_upload_is_422(empty: httpx.Client, upload: dict[str, object]) -> None:
-    answer = empty.post("/documents", **upload)  # type: ignore[arg-type]
+    answer = empty.post("/documents", **upload)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
     assert empty.post("/search", json={"query": "a"}).status_code == 409
 
