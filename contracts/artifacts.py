@@ -73,9 +73,13 @@ class DataRecord(BaseModel):
     train_rows: list[int]
     """Row numbers (from 1) that were trained on."""
     dev_rows: list[int]
-    """Row numbers that only the eval loss saw."""
+    """Row numbers that only the dev loss saw."""
+    test_rows: list[int] = []
+    """Row numbers that the training never saw, for an evaluation."""
     too_long_rows: list[int] = []
     """Row numbers that were left out because they exceed the recipe's ``max_length``."""
+    passages_sha256: str | None = None
+    """Over the passages that were retrieved for the rows; None where they were asked without."""
 
 
 class LossRecord(BaseModel):
@@ -85,6 +89,18 @@ class LossRecord(BaseModel):
     dev: float | None
     best_step: int
     steps: int
+
+
+class AnswerSample(BaseModel):
+    """One question before and after a training, answered greedily and in few tokens."""
+
+    row: int
+    trained: bool
+    """False where it is a dev row."""
+    question: str
+    expected: str
+    before: str
+    after: str
 
 
 class ServedManifest(BaseModel):
@@ -139,6 +155,7 @@ class AdapterManifest(ServedManifest):
     seed: int
     system_prompt_sha256: str
     losses: LossRecord
+    samples: list[AnswerSample] = []
     seconds: dict[str, float]
     versions: dict[str, str]
 
@@ -201,15 +218,16 @@ def checkpoint_digest(files: Mapping[str, str]) -> str:
 
 def published_checkpoints(home: Home) -> list[ServedManifest]:
     """Return the manifests of all fully fine-tuned models, newest first."""
-    return _published(home.checkpoints, ServedManifest)
+    return published(home.checkpoints, ServedManifest)
 
 
 def published_adapters(home: Home, kind: type[Manifest]) -> list[Manifest]:
     """Return the manifests of all published adapters, newest first. Folders without a good one are left out."""
-    return _published(home.adapters, kind)
+    return published(home.adapters, kind)
 
 
-def _published(parent: Path, kind: type[Manifest]) -> list[Manifest]:
+def published(parent: Path, kind: type[Manifest]) -> list[Manifest]:
+    """Return the manifests of what is published in a folder, newest first."""
     found = []
     if parent.is_dir():
         for folder in parent.iterdir():

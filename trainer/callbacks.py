@@ -1,6 +1,7 @@
 """What hangs on transformers' training loop: watching it, and sealing its checkpoints."""
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,30 @@ from typing import Any
 from transformers import TrainerCallback
 
 from contracts.errors import InvalidInput
+from trainer import ranks
 from trainer.checkpoints import checkpoint, seal
 from trainer.progress import Moment, Report
+
+
+def memory_in_use() -> int | None:
+    """Return the most that this process held of the GPU; without one, its resident memory now. None where unknown."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
 
 
 class Seal(TrainerCallback):  # type: ignore[misc]
     """Seals each checkpoint once all of it is written."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        ranks.wait_for_all()  # each process writes a part of it
+        if not ranks.is_first():
+            return
         seal(checkpoint(Path(args.output_dir), state.global_step))
 
 
@@ -56,5 +73,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             loss=self.loss,
             dev_loss=self.dev_loss,
             tokens_per_second=done * self.tokens_per_step / seconds if done else None,
+            memory_bytes=memory_in_use(),
             seconds_left=(state.max_steps - state.global_step) * seconds / done if done else None,
         )

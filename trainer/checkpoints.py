@@ -4,12 +4,14 @@ transformers writes a checkpoint file by file under its final name, and resumes 
 word. So a checkpoint counts only when each of its files is what the seal says.
 """
 
+import errno
 import fcntl
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from contracts.artifacts import Home, sha256_file, write_json_atomically
 from contracts.errors import NotReady
@@ -51,6 +53,41 @@ def newest_whole(run: Path) -> Path | None:
 def _best_is_whole(run: Path, folder: Path) -> bool:
     best = json.loads((folder / "trainer_state.json").read_bytes()).get("best_global_step")
     return best is None or is_whole(checkpoint(run, best))
+
+
+def check_room(run: Path, model: Any, kept: int) -> None:
+    """Refuse to begin a training whose checkpoints the disk has no room for.
+
+    Raises:
+        NotReady: says how much is missing.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    needed, free = kept * checkpoint_bytes(model), shutil.disk_usage(run).free
+    if free < needed:
+        raise NotReady(
+            f"The disk has {free / 1e6:,.0f} MB free, and the checkpoints of this training need {needed / 1e6:,.0f}"
+            f" MB ({kept} of them). Free some space or give another --home."
+        )
+
+
+def checkpoint_bytes(model: Any) -> int:
+    """Return about how large a checkpoint is: what is trained and AdamW's two moments, in float32, and the tokenizer."""
+    trained: int = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return 3 * 4 * trained + 5_000_000
+
+
+def explain_full_disk(run: Path, model: Any, error: Exception) -> None:
+    """
+    Raises:
+        NotReady: the error is that of a disk without room, whichever library says it and however.
+    """
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    written = any(word in str(error) for word in ("PytorchStreamWriter", "No space left", "unexpected pos"))
+    if full or (written and shutil.disk_usage(run).free < checkpoint_bytes(model)):
+        raise NotReady(
+            "The disk is full. Nothing was published; free some space, and the same command goes on from the last"
+            " whole checkpoint."
+        ) from error
 
 
 def _digests(folder: Path) -> dict[str, str]:

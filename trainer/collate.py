@@ -1,9 +1,14 @@
 """Rows of one batch that share the beginning of their prompt, as one sequence that holds it once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainer.data import NO_LOSS
+
+MAX_TOGETHER = 4096
+"""Tokens of the longest sequence that rows are put together to: its mask alone is 16 MB."""
+WORTH_IT = 0.9
+"""Share of the padded batch's tokens above which putting together is not worth its mask."""
 
 
 class SharedPrefixCollator:
@@ -12,7 +17,15 @@ class SharedPrefixCollator:
     Every row sees the beginning and itself, never another row, at the positions that it has alone; so losses and
     gradients are those of the padded batch. Where a long system prompt meets short questions and answers, most of a
     batch is that prompt, and most of the work is saved.
+
+    Attention within one sequence costs its square, so rows that are long beside what they share are padded instead.
+
+    Args:
+        pad: what such a batch is given to.
     """
+
+    def __init__(self, pad: Callable[[Sequence[dict[str, list[int]]]], dict[str, Any]]):
+        self._pad = pad
 
     def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
         """Return ``input_ids, labels, position_ids`` of shape (1, tokens) and a mask of shape (1, 1, tokens, tokens).
@@ -22,6 +35,10 @@ class SharedPrefixCollator:
         import torch
 
         shared = shared_length(rows)
+        lengths = [len(row["input_ids"]) for row in rows]
+        together = shared + sum(length - shared for length in lengths)
+        if together > MAX_TOGETHER or together > WORTH_IT * len(rows) * max(lengths):
+            return self._pad(rows)
         first = rows[0]["input_ids"][:shared]
         ids, labels = list(first), [NO_LOSS] * shared
         positions, owners = list(range(shared)), [0] * shared

@@ -1,21 +1,27 @@
 """Rows in, token ids out: which rows train, which measure the dev loss, and what exactly the model sees of them."""
 
-import hashlib
 import random
-import re
-import unicodedata
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from contracts.errors import InvalidInput
 from contracts.prompts import build_messages
-from contracts.table import Row, Table
+from contracts.table import Row
+from trainer.recipe import Recipe
+from trainer.split import split_rows
 
 MIN_ROWS = 4
-MIN_ROWS_FOR_DEV = 10
 NO_LOSS = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A row as the model is to see it: in the mode ``rag_ft`` with passages, and then its answer may be another."""
+
+    row: Row
+    passages: tuple[str, ...]
+    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,90 +38,54 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """``too_long`` are the numbers of the rows that were left out because they exceed the recipe's ``max_length``."""
+    """The rows by what they are for, and the numbers of those that have no part.
+
+    ``test`` rows are for an evaluation after the training; ``too_long`` ones exceed the recipe's ``max_length``.
+    """
 
     train: list[Example]
     dev: list[Example]
+    test: list[int]
     too_long: list[int]
 
 
-def check_rows(table: Table) -> None:
-    """Refuse a file that is too small to learn from.
-
-    Raises:
-        InvalidInput: fewer than ``MIN_ROWS`` accepted rows.
-    """
-    if len(table.rows) < MIN_ROWS:
-        raise InvalidInput(f"{table.summary()}. At least {MIN_ROWS} accepted rows are needed to train.")
+def without_passages(rows: Sequence[Row]) -> list[Asked]:
+    """Return the rows as the mode ``ft`` asks them."""
+    return [Asked(row, (), row.answer) for row in rows]
 
 
-def make_examples(
-    table: Table,
-    tokenizer: Any,
-    system_prompt: str,
-    max_length: int,
-    dev_fraction: float,
-    seed: int,
-    variants: int = 0,
-) -> Examples:
-    """Tokenize the rows, leave out those over ``max_length`` tokens, split the others.
-
-    Args:
-        variants: how many carelessly typed versions of its question each training row is trained with besides its own.
+def make_examples(asked: Sequence[Asked], tokenizer: Any, system_prompt: str, recipe: Recipe) -> Examples:
+    """Tokenize the rows, leave out those over the recipe's ``max_length``, split the others.
 
     Raises:
         InvalidInput: fewer than ``MIN_ROWS`` rows fit.
     """
-    encoded = [encode(row, tokenizer, system_prompt) for row in table.rows]
-    too_long = {example.row for example in encoded if len(example) > max_length}
-    fitting = [row for row in table.rows if row.number not in too_long]
+    encoded = {each.row.number: encode(each, tokenizer, system_prompt) for each in asked}
+    too_long = {number for number, example in encoded.items() if len(example) > recipe.max_length}
+    fitting = [each for each in asked if each.row.number not in too_long]
     if len(fitting) < MIN_ROWS:
         raise InvalidInput(
-            f"{table.name}: {len(too_long)} of {len(table.rows)} rows are longer than {max_length} tokens,"
-            f" fewer than {MIN_ROWS} are left. Raise max_length in the recipe or shorten the answers."
+            f"{len(too_long)} of {len(asked)} rows are longer than {recipe.max_length} tokens, fewer than {MIN_ROWS}"
+            " are left. Raise max_length in the recipe or shorten the answers."
         )
-    dev = dev_rows(fitting, dev_fraction, seed)
-    kept = [example for example in encoded if example.row not in too_long]
-    train = [example for example in kept if example.row not in dev]
-    for row in fitting:
-        if row.number not in dev:
-            questions = careless_versions(row.question, variants, f"{seed} {row.number}")
-            asked = [replace(row, cells={**row.cells, "question": question}) for question in questions]
-            versions = [encode(version, tokenizer, system_prompt) for version in asked]
-            train += [version for version in versions if len(version) <= max_length]
+    rows = [each.row for each in fitting]
+    split = split_rows(rows, recipe.dev_fraction, recipe.test_fraction, recipe.seed, recipe.split_by_context)
+    dev, test = set(split.dev), set(split.test)
+    training = [each for each in fitting if each.row.number not in dev | test]
+    versions = [encode(version, tokenizer, system_prompt) for each in training for version in _careless(each, recipe)]
     return Examples(
-        train=train,
-        dev=[example for example in kept if example.row in dev],
+        train=[encoded[each.row.number] for each in training]
+        + [version for version in versions if len(version) <= recipe.max_length],
+        dev=[encoded[each.row.number] for each in fitting if each.row.number in dev],
+        test=sorted(test),
         too_long=sorted(too_long),
     )
 
 
-def dev_rows(rows: Sequence[Row], fraction: float, seed: int) -> set[int]:
-    """Choose the rows that only the dev loss sees, by their numbers.
-
-    Rows with the same question, but for case, punctuation and spaces, are never divided. The choice depends on the
-    questions and the seed, not on the order of the file. Empty below ``MIN_ROWS_FOR_DEV`` rows.
-    """
-    if len(rows) < MIN_ROWS_FOR_DEV:
-        return set()
-    groups: dict[str, list[int]] = defaultdict(list)
-    for row in rows:
-        groups[normalized(row.question)].append(row.number)
-    wanted = max(1, round(len(rows) * fraction))
-    chosen: set[int] = set()
-    order = sorted(groups, key=lambda question: hashlib.sha256(f"{seed} {question}".encode()).digest())
-    for question in order:
-        if len(chosen) + len(groups[question]) <= wanted:
-            chosen.update(groups[question])
-    if not chosen and len(groups) > 1:  # every question is asked more often than there is room for
-        chosen.update(groups[min(order, key=lambda question: len(groups[question]))])
-    return chosen
-
-
-def normalized(question: str) -> str:
-    """Return the question without what does not change it: case, punctuation, spaces, ё for е."""
-    text = unicodedata.normalize("NFKC", question).casefold().replace("ё", "е")
-    return " ".join(re.findall(r"\w+", text)) or text
+def _careless(asked: Asked, recipe: Recipe) -> list[Asked]:
+    row = asked.row
+    questions = careless_versions(row.question, recipe.question_variants, f"{recipe.seed} {row.number}")
+    return [replace(asked, row=replace(row, cells={**row.cells, "question": question})) for question in questions]
 
 
 def careless_versions(question: str, number: int, seed: str) -> list[str]:
@@ -148,12 +118,12 @@ def careless_versions(question: str, number: int, seed: str) -> list[str]:
     return list(versions)[1 : number + 1]
 
 
-def encode(row: Row, tokenizer: Any, system_prompt: str) -> Example:
-    """Tokenize one row: question as in the mode ``ft`` (no passages), then the answer and the end of the turn."""
-    messages = build_messages(row.question, system=system_prompt)
+def encode(asked: Asked, tokenizer: Any, system_prompt: str) -> Example:
+    """Tokenize one row: the prompt as it is served, then the answer and the end of the turn."""
+    messages = build_messages(asked.row.question, asked.passages, system_prompt)
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    answer = tokenizer(_answer_text(tokenizer, messages, row.answer), add_special_tokens=False)["input_ids"]
-    return Example(row.number, list(prompt), list(answer))
+    answer = tokenizer(_answer_text(tokenizer, messages, asked.answer), add_special_tokens=False)["input_ids"]
+    return Example(asked.row.number, list(prompt), list(answer))
 
 
 def _answer_text(tokenizer: Any, messages: list[dict[str, str]], answer: str) -> str:

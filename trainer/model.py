@@ -7,6 +7,7 @@ from typing import Any, Literal
 from contracts.artifacts import BaseModelRecord, local_revision
 from contracts.errors import InvalidInput
 from contracts.prompts import ensure_chat_template
+from trainer import ranks
 from trainer.recipe import Recipe
 
 Device = Literal["cpu", "cuda"]
@@ -74,8 +75,11 @@ def load_tokenizer(base: str) -> Any:
     return tokenizer
 
 
-def load_model(base: str, quantization: Literal["nf4", "none"], placement: Placement) -> Any:
-    """Return the base, its linear layers in NF4 with double quantisation where the recipe says so."""
+def load_model(base: str, recipe: Recipe, placement: Placement) -> Any:
+    """Return the base, its linear layers in NF4 with double quantisation where the recipe says so.
+
+    What is trained whole is float32: an update is often smaller than what bfloat16 can tell apart.
+    """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -85,9 +89,9 @@ def load_model(base: str, quantization: Literal["nf4", "none"], placement: Place
     )
     model = AutoModelForCausalLM.from_pretrained(
         base,
-        dtype=dtype,
-        device_map={"": 0 if placement.device == "cuda" else "cpu"},
-        quantization_config=nf4 if quantization == "nf4" else None,
+        dtype=dtype if recipe.makes_adapter else torch.float32,
+        device_map={"": ranks.local() if placement.device == "cuda" else "cpu"},
+        quantization_config=nf4 if recipe.quantization == "nf4" else None,
     )
     keep_gradients_after_evaluation(model)
     return model
@@ -124,4 +128,4 @@ def limit_gpu_memory(share: float | None, placement: Placement) -> None:
     import torch
 
     if share is not None and placement.device == "cuda":
-        torch.cuda.set_per_process_memory_fraction(share, 0)
+        torch.cuda.set_per_process_memory_fraction(share, ranks.local())

@@ -15,6 +15,8 @@ class Moment:
     loss: float | None
     dev_loss: float | None
     tokens_per_second: float | None
+    memory_bytes: int | None
+    """Most that the GPU held so far; without one, what the process holds now."""
     seconds_left: float | None
 
     def __str__(self) -> str:
@@ -23,6 +25,7 @@ class Moment:
             "" if self.loss is None else f"loss {self.loss:.3f}",
             "" if self.dev_loss is None else f"dev {self.dev_loss:.3f}",
             "" if self.tokens_per_second is None else f"{self.tokens_per_second:,.0f} tokens/s",
+            "" if self.memory_bytes is None else f"{self.memory_bytes / 2**30:.1f} GiB",
             "" if self.seconds_left is None else f"{clock(self.seconds_left)} left",
         ]
         return " · ".join(part for part in parts if part)

@@ -1,12 +1,15 @@
-"""A finished checkpoint in, a published adapter out: whole or not at all, and readable by plain PEFT."""
+"""A finished checkpoint in, a published adapter or model out: whole or not at all, and readable without AskTwice."""
 
 import json
 import logging
+import re
 import shutil
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from contracts.artifacts import (
     ADAPTER_CONFIG,
@@ -14,60 +17,81 @@ from contracts.artifacts import (
     MANIFEST,
     AdapterManifest,
     BaseModelRecord,
-    Home,
     LossRecord,
     adapter_digest,
+    checkpoint_digest,
     move_into_place,
-    published_adapters,
+    published,
     read_manifest,
     sha256_file,
     whole_folder,
     write_atomically,
 )
 from contracts.errors import InternalError
-from trainer.curve import draw_curve
+from contracts.generation import Mode
+from trainer.checkpoints import SEAL
+from trainer.curve import curve_page, draw_curve
 from trainer.plan import Plan
+from trainer.recipe import Recipe
 
 log = logging.getLogger("asktwice")
+_OF_THE_RUN = (SEAL, "trainer_state.json")
 _VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
-def publish(home: Home, checkpoint: Path, history: list[dict[str, float]], draft: AdapterManifest) -> Path:
-    """Publish the adapter of a checkpoint.
+def place(plan: Plan) -> Path:
+    """Return the folder that the plan's result is published in: adapters and whole models live apart."""
+    return plan.home.adapters if plan.recipe.makes_adapter else plan.home.checkpoints
+
+
+def publish(plan: Plan, checkpoint: Path, history: list[dict[str, float]], draft: AdapterManifest) -> Path:
+    """Publish what a checkpoint holds.
 
     Args:
-        checkpoint: folder with PEFT's two files.
+        checkpoint: folder as transformers' trainer writes it.
         history: one record per logged step, see :func:`log_records`.
         draft: the manifest; its id, files and times of publication are set here.
 
     Returns:
-        the adapter's folder, ``home/adapters/NAME.<digest>``.
+        the published folder, ``home/adapters/NAME.<digest>`` or ``home/checkpoints/NAME.<digest>``.
 
     Raises:
         InternalError: the weights hold values that are no numbers.
     """
-    with whole_folder(home.adapters) as folder:
-        shutil.copyfile(checkpoint / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
-        _check_finite(folder / ADAPTER_WEIGHTS)
-        _write_config(checkpoint / ADAPTER_CONFIG, folder / ADAPTER_CONFIG, draft.base)
+    with whole_folder(place(plan)) as folder:
+        if plan.recipe.makes_adapter:
+            _copy_adapter(checkpoint, folder, draft.base)
+        else:
+            _copy_model(checkpoint, folder, plan.settings.base)
+        files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+        digest = adapter_digest(folder) if plan.recipe.makes_adapter else checkpoint_digest(files)
         now = datetime.now(UTC)
         manifest = draft.model_copy(
-            update={
-                "id": f"{draft.name}.{adapter_digest(folder)}",
-                "files": {name: sha256_file(folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)},
-                "created": now,
-                "published": now,
-            }
+            update={"id": f"{draft.name}.{digest}", "files": files, "created": now, "published": now}
         )
         _write(folder / "log.jsonl", "".join(json.dumps(record) + "\n" for record in history))
         draw_curve(history, manifest.losses.best_step, manifest.id, folder / "loss.png")
+        _write(folder / "loss.html", curve_page(history, manifest.losses.best_step, manifest.id))
         _write(folder / "README.md", card(manifest))
         _write(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-        target = home.adapters / manifest.id
+        target = place(plan) / manifest.id
         move_into_place(folder, target)
     if read_manifest(target, AdapterManifest).created != now:  # the same weights were there already
         renew(target)
     return target
+
+
+def load_weights(model: Any, checkpoint: Path) -> None:
+    """Put the weights of a checkpoint into the model that they were saved from."""
+    from peft import PeftModel, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, load_file(checkpoint / ADAPTER_WEIGHTS))
+        return
+    for shard in checkpoint.glob("*.safetensors"):
+        model.load_state_dict(load_file(shard), strict=False)
+    model.tie_weights()
 
 
 def renew(folder: Path) -> AdapterManifest:
@@ -78,18 +102,27 @@ def renew(folder: Path) -> AdapterManifest:
 
 
 def find_published(plan: Plan) -> AdapterManifest | None:
-    """Return the newest adapter of the plan's name made of the same data, base, recipe (with its seed) and prompt."""
-    wanted = (plan.settings.name, plan.table.sha256, plan.base.model, plan.base.revision)
-    for manifest in published_adapters(plan.home, AdapterManifest):
-        there = (manifest.name, manifest.data.sha256, manifest.base.model, manifest.base.revision)
+    """Return the newest of the plan's name made of the same data, passages, base, recipe (with its seed) and prompt."""
+    wanted = (plan.settings.name, plan.table.sha256, plan.passages_sha256, plan.base.model, plan.base.revision)
+    for manifest in published(place(plan), AdapterManifest):
+        data, base = manifest.data, manifest.base
+        there = (manifest.name, data.sha256, data.passages_sha256, base.model, base.revision)
         same_prompt = manifest.system_prompt_sha256 == plan.system_prompt_sha256
-        if there == wanted and manifest.recipe == plan.recipe_record and same_prompt:
-            if is_intact(plan.home.adapters / manifest.id, manifest):
+        if there == wanted and _is_recipe(manifest.recipe, plan.recipe) and same_prompt:
+            if is_intact(place(plan) / manifest.id, manifest):
                 return manifest
             # The same training gives the same id, and its place must be free.
             log.warning("%s was changed after it was published. It is trained again.", manifest.id)
-            shutil.rmtree(plan.home.adapters / manifest.id)
+            shutil.rmtree(place(plan) / manifest.id)
     return None
+
+
+def _is_recipe(recorded: dict[str, Any], recipe: Recipe) -> bool:
+    """Tell whether a manifest's recipe is this one; fields that came later had their defaults then."""
+    try:
+        return Recipe.model_validate(recorded) == recipe
+    except ValidationError:
+        return False
 
 
 def is_intact(folder: Path, manifest: AdapterManifest) -> bool:
@@ -127,26 +160,29 @@ def library_versions() -> dict[str, str]:
 
 
 def card(manifest: AdapterManifest) -> str:
-    """Return the adapter's README."""
-    data, losses = manifest.data, manifest.losses
+    """Return the README of what is published."""
+    data, losses, recipe = manifest.data, manifest.losses, manifest.recipe
     most_right = "the last within one standard error of the highest share of right dev answer tokens"
     best = {"loss": "the one of the lowest dev loss", "accuracy": most_right}
-    kept = best[manifest.recipe["best_by"]] if manifest.recipe["keep"] == "best" else "the last, as the recipe asks"
+    kept = best[recipe["best_by"]] if recipe["keep"] == "best" else "the last, as the recipe asks"
     if losses.dev is None:
         kept = "the last"
     dev = "not measured (too few rows)" if losses.dev is None else f"{losses.dev:.4f} on {len(data.dev_rows)} rows"
-    settings = ", ".join(f"{key} {value}" for key, value in manifest.recipe.items() if value is not None)
+    settings = ", ".join(f"{key} {value}" for key, value in recipe.items() if value is not None)
+    whole = recipe["method"] == "full"
+    with_passages = " The questions were asked with retrieved passages." if Mode.rag_ft in manifest.modes else ""
     return f"""---
-library_name: peft
+library_name: {"transformers" if whole else "peft"}
 base_model: {manifest.base.model}
 ---
 
 # {manifest.id}
 
-A LoRA adapter for `{manifest.base.model}` ({manifest.base.revision}), trained by AskTwice on
-`{data.file}` (sha256 of its rows {data.sha256}).
+{"The whole of" if whole else "A LoRA adapter for"} `{manifest.base.model}` ({manifest.base.revision}), trained by
+AskTwice on `{data.file}` (sha256 of its rows {data.sha256}).{with_passages}
 
-- Rows: {len(data.train_rows)} trained on, {len(data.dev_rows)} held out for the dev loss; the manifest lists them.
+- Rows: {len(data.train_rows)} trained on, {len(data.dev_rows)} held out for the dev loss, {len(data.test_rows)} kept
+  for a test; the manifest lists them.
 - Loss per answer token: train {losses.train:.4f}, dev {dev}; step {losses.best_step} of
   {losses.steps} is published, {kept}.
 - Recipe: {settings}.
@@ -154,14 +190,69 @@ A LoRA adapter for `{manifest.base.model}` ({manifest.base.revision}), trained b
 
 ![loss](loss.png)
 
+## Before and after
+
+{_before_and_after(manifest)}
+
+## How to load it
+
 ```python
-from peft import PeftModel
+{_loading(manifest)}
+```
+"""
+
+
+def _before_and_after(manifest: AdapterManifest) -> str:
+    """Greedy answers to a few questions, a section each: a table would break at the first long or odd answer."""
+    sections = []
+    for sample in manifest.samples:
+        seen = "trained on" if sample.trained else "dev row, not trained on"
+        lines = [("Expected", sample.expected), ("Before", sample.before), ("After", sample.after)]
+        quoted = "\n".join(f"- {name}: {_one_line(text) or '(nothing)'}" for name, text in lines)
+        sections.append(f"**{_one_line(sample.question)}** (row {sample.row}, {seen})\n\n{quoted}")
+    return "\n\n".join(sections)
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(text.split()))
+
+
+def _loading(manifest: AdapterManifest) -> str:
+    if manifest.recipe["method"] == "full":
+        return f'''from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{manifest.id}")
+tokenizer = AutoTokenizer.from_pretrained("{manifest.id}")'''
+    return f'''from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 base = AutoModelForCausalLM.from_pretrained("{manifest.base.model}")
-model = PeftModel.from_pretrained(base, "{manifest.id}")
-```
-"""
+model = PeftModel.from_pretrained(base, "{manifest.id}")'''
+
+
+def _copy_adapter(checkpoint: Path, folder: Path, base: BaseModelRecord) -> None:
+    shutil.copyfile(checkpoint / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
+    _check_finite(folder / ADAPTER_WEIGHTS)
+    _write_config(checkpoint / ADAPTER_CONFIG, folder / ADAPTER_CONFIG, base)
+
+
+def _copy_model(checkpoint: Path, folder: Path, base: str) -> None:
+    """Copy a model as transformers reads it, its weights in the number format that the base is stored in."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(base).dtype or torch.float32
+    for source in sorted(checkpoint.iterdir()):
+        if source.suffix == ".safetensors":
+            weights = {name: tensor.to(dtype) for name, tensor in load_file(source).items()}
+            save_file(weights, folder / source.name, metadata={"format": "pt"})
+            _check_finite(folder / source.name)
+        elif source.suffix in (".json", ".jinja", ".txt", ".model") and source.name not in _OF_THE_RUN:
+            shutil.copyfile(source, folder / source.name)
+    config = json.loads((folder / "config.json").read_bytes()) | {"dtype": str(dtype).removeprefix("torch.")}
+    config.pop("_name_or_path", None)  # a path of this machine
+    _write(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _write_config(source: Path, target: Path, base: BaseModelRecord) -> None:
@@ -178,7 +269,7 @@ def _check_finite(weights: Path) -> None:
 
     broken = [name for name, tensor in load_file(weights).items() if not tensor.isfinite().all()]
     if broken:
-        raise InternalError(f"{len(broken)} weights of the adapter are not numbers, {broken[0]} first. Not published.")
+        raise InternalError(f"{len(broken)} trained weights are not numbers, {broken[0]} first. Not published.")
 
 
 def _write(path: Path, text: str) -> None:

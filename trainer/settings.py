@@ -33,6 +33,10 @@ class TrainerSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpu_memory_share: float | None = Field(default=None, gt=0, le=1)
     """Largest part of the GPU's memory that the trainer takes; the generator has the rest."""
+    report_to: Literal["none", "tensorboard", "mlflow", "wandb", "trackio"] = "none"
+    """Which tracker is told of the losses beside our own log; its package has to be installed."""
+    retriever_url: str | None = None
+    """A running retriever, for the method ``raft``."""
     system_prompt: str = SYSTEM_PROMPT
 
     @field_validator("name")

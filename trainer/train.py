@@ -4,21 +4,22 @@ import logging
 import math
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from contracts.artifacts import AdapterManifest, DataRecord, read_manifest
-from contracts.errors import NotReady
-from contracts.generation import Mode
-from trainer import checkpoints, publish
+from contracts.errors import InvalidInput, NotReady
+from trainer import checkpoints, publish, ranks, samples
 from trainer.collate import SharedPrefixCollator
-from trainer.data import Examples, make_examples, to_dataset
+from trainer.data import Examples, encode, make_examples, to_dataset
 from trainer.model import limit_gpu_memory, load_model, load_tokenizer, lora_config
 from trainer.plan import Plan, make_plan
 from trainer.progress import Report
 from trainer.quiet import quiet
+from trainer.raft import Retrieve
 from trainer.settings import TrainerSettings
 
 log = logging.getLogger("asktwice")
@@ -26,7 +27,7 @@ log = logging.getLogger("asktwice")
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """``skipped``: the adapter was there already and only became the newest again. ``read`` is the table's summary."""
+    """``skipped``: the same was there already and only became the newest again. ``read`` is the table's summary."""
 
     manifest: AdapterManifest
     folder: Path
@@ -34,30 +35,42 @@ class TrainingResult:
     read: str
 
 
-def train(settings: TrainerSettings, progress: Report | None = None) -> TrainingResult:
-    """Train an adapter and publish it, or find that it is published already.
+def train(
+    settings: TrainerSettings, progress: Report | None = None, retrieve: Retrieve | None = None
+) -> TrainingResult:
+    """Train an adapter or a whole model and publish it, or find that it is published already.
 
-    A training that was interrupted, however it was, goes on from its newest complete checkpoint.
+    A training that was interrupted, however it was, goes on from its newest complete checkpoint. Under ``torchrun``
+    every process calls this; the first one publishes, all return the same.
 
     Args:
         settings: what to train, on which base, how, and where to.
         progress: called after each step and each evaluation.
+        retrieve: searches the index; the method ``raft`` needs it.
 
     Raises:
         InvalidInput: the file, the recipe or the base is wrong, or the training diverged.
-        NotReady: another training runs in this home, or the GPU's memory does not suffice.
+        NotReady: another training runs in this home, or memory, disk or index do not suffice.
     """
-    plan = make_plan(settings)
-    log.info(plan.table.summary())
-    with checkpoints.only_training(plan.home), quiet():
-        there = None if settings.force else publish.find_published(plan)
+    plan = make_plan(settings, retrieve)
+    ranks.check(plan.recipe)
+    ranks.join(plan.placement.device)
+    with ExitStack() as held:
+        held.enter_context(quiet())
+        if ranks.is_first():
+            log.info(plan.table.summary())
+            held.enter_context(checkpoints.only_training(plan.home))
+        there = ranks.told_by_first(lambda: None if settings.force else publish.find_published(plan))
         if there:
             log.info("%s is published already for this data, base and recipe. It is the newest again.", there.id)
-            folder = plan.home.adapters / there.id
-            publish.renew(folder)
+            folder = publish.place(plan) / there.id
+            if ranks.is_first():
+                publish.renew(folder)
         else:
             folder = _train_and_publish(plan, progress)
-        shutil.rmtree(plan.run, ignore_errors=True)
+        if ranks.is_first():
+            shutil.rmtree(plan.run, ignore_errors=True)
+        ranks.wait_for_all()
         return TrainingResult(read_manifest(folder, AdapterManifest), folder, bool(there), plan.table.summary())
 
 
@@ -65,75 +78,91 @@ def _train_and_publish(plan: Plan, progress: Report | None) -> Path:
     begun = time.perf_counter()
     recipe, base = plan.recipe, plan.settings.base
     tokenizer = load_tokenizer(base)
-    examples = make_examples(
-        plan.table,
-        tokenizer,
-        plan.settings.system_prompt,
-        recipe.max_length,
-        recipe.dev_fraction,
-        recipe.seed,
-        recipe.question_variants,
-    )
+    examples = make_examples(plan.asked, tokenizer, plan.settings.system_prompt, recipe)
     if examples.too_long:
         numbers = ", ".join(map(str, examples.too_long[:20])) + (" ..." if len(examples.too_long) > 20 else "")
         log.warning("%d rows over %d tokens are left out: %s", len(examples.too_long), recipe.max_length, numbers)
-    if plan.settings.force:
-        shutil.rmtree(plan.run, ignore_errors=True)
-    resume = checkpoints.newest_whole(plan.run)
-    if resume:
-        log.info("An interrupted training goes on from its %s.", resume.name)
+    resume = ranks.told_by_first(lambda: _where_to_begin(plan))
     limit_gpu_memory(plan.settings.gpu_memory_share, plan.placement)
-    trainer = make_trainer(plan, load_model(base, recipe.quantization, plan.placement), tokenizer, examples, progress)
+    model = load_model(base, recipe, plan.placement)
+    shown = samples.choose(plan.asked, examples)
+    prompts = [encode(each, tokenizer, plan.settings.system_prompt).prompt for each in shown]
+    before = samples.answer(model, tokenizer, prompts)
+    trainer = make_trainer(plan, model, tokenizer, examples, progress)
+    checkpoints.check_room(plan.run, trainer.model, _kept(plan, trainer.args))
     loaded = time.perf_counter()
     _run(trainer, resume)
     trained = time.perf_counter()
     # The time of a resumed training is not known: it began in another process.
     seconds = {"load": loaded - begun} | ({} if resume else {"train": trained - loaded})
     history = publish.log_records(trainer.state.log_history)
-    best = trainer.state.best_global_step or trainer.state.global_step
-    if recipe.keep == "best" and recipe.best_by == "accuracy" and examples.dev:
-        whole = [step for step in _evaluated(history) if checkpoints.is_whole(checkpoints.checkpoint(plan.run, step))]
-        kept = [record for record in history if int(record["step"]) in whole]
-        best = most_accurate(kept, sum(len(example.answer) for example in examples.dev))
+    best = _best_step(plan, trainer.state, history, examples)
+    folder = checkpoints.checkpoint(plan.run, best)
+    publish.load_weights(trainer.model, folder)
+    after = samples.answer(trainer.model, tokenizer, prompts)
     draft = AdapterManifest(
         id="",
         name=plan.settings.name,
-        modes=[Mode.ft],
+        modes=[recipe.mode],
         base=plan.base,
         data=_data_record(plan, examples),
         recipe=plan.recipe_record,
         seed=recipe.seed,
         system_prompt_sha256=plan.system_prompt_sha256,
         losses=publish.loss_record(history, best, trainer.state.global_step, int(trainer.args.eval_steps)),
+        samples=samples.compare(shown, examples, before, after),
         seconds={name: round(value, 1) for name, value in seconds.items()},
         versions=publish.library_versions(),
         files={},
         created=datetime.now(UTC),
         published=datetime.now(UTC),
     )
-    return publish.publish(plan.home, checkpoints.checkpoint(plan.run, best), history, draft)
+    return ranks.told_by_first(lambda: publish.publish(plan, folder, history, draft))
+
+
+def _where_to_begin(plan: Plan) -> Path | None:
+    if plan.settings.force:
+        shutil.rmtree(plan.run, ignore_errors=True)
+    resume = checkpoints.newest_whole(plan.run)
+    if resume:
+        log.info("An interrupted training goes on from its %s.", resume.name)
+    return resume
+
+
+def _best_step(plan: Plan, state: Any, history: list[dict[str, float]], examples: Examples) -> int:
+    """Return the step to publish, as the recipe wants it."""
+    if plan.recipe.keep == "best" and plan.recipe.best_by == "accuracy" and examples.dev:
+        whole = [step for step in _evaluated(history) if checkpoints.is_whole(checkpoints.checkpoint(plan.run, step))]
+        kept = [record for record in history if int(record["step"]) in whole]
+        return most_accurate(kept, sum(len(example.answer) for example in examples.dev))
+    return int(state.best_global_step or state.global_step)
 
 
 def make_trainer(plan: Plan, model: Any, tokenizer: Any, examples: Examples, progress: Report | None) -> Any:
-    """Return TRL's trainer over the base with a fresh adapter, its checkpoints going to ``plan.run``."""
+    """Return TRL's trainer over the base, with a fresh adapter where the method makes one.
+
+    Its checkpoints go to ``plan.run``.
+    """
     from transformers import EarlyStoppingCallback, PrinterCallback
     from trl import SFTTrainer
 
     from trainer.callbacks import Seal, Watch
 
-    rows = plan.recipe.batch_size * plan.recipe.gradient_accumulation
+    recipe = plan.recipe
+    rows = recipe.batch_size * recipe.gradient_accumulation
     tokens_per_step = rows * sum(map(len, examples.train)) / len(examples.train)
-    stop = [EarlyStoppingCallback(plan.recipe.patience)] if _keeps_lowest_loss(plan, bool(examples.dev)) else []
+    stop = [EarlyStoppingCallback(recipe.patience)] if _keeps_lowest_loss(plan, bool(examples.dev)) else []
     trainer = SFTTrainer(
         model=model,
-        data_collator=SharedPrefixCollator() if plan.recipe.shared_prefix else None,
         args=_arguments(plan, len(examples.train), bool(examples.dev)),
         train_dataset=to_dataset(examples.train),
         eval_dataset=to_dataset(examples.dev) if examples.dev else None,
         processing_class=tokenizer,
-        peft_config=lora_config(plan.recipe),
-        callbacks=[Seal(), Watch(progress, tokens_per_step), *stop],
+        peft_config=lora_config(recipe) if recipe.makes_adapter else None,
+        callbacks=[Seal(), Watch(progress if ranks.is_first() else None, tokens_per_step), *stop],
     )
+    if recipe.shared_prefix and recipe.max_length <= (getattr(model.config, "sliding_window", None) or math.inf):
+        trainer.data_collator = SharedPrefixCollator(pad=trainer.data_collator)
     trainer.remove_callback(PrinterCallback)
     for parameter in trainer.model.parameters():
         # TRL makes adapters over a 4-bit base bfloat16: small updates get lost in it, and float16 cards refuse it.
@@ -168,12 +197,11 @@ def _arguments(plan: Plan, rows: int, has_dev: bool) -> Any:
 
     recipe, on_gpu = plan.recipe, plan.placement.device == "cuda"
     keep_best = _keeps_lowest_loss(plan, has_dev)
-    keep_all = recipe.keep == "best" and not keep_best  # which one is best is known at the end
     steps, eval_steps = recipe.steps(rows), recipe.eval_steps(rows)
     arguments = SFTConfig(
         output_dir=str(plan.run),
         max_steps=steps,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=recipe.batch_size // ranks.world(),
         per_device_eval_batch_size=recipe.batch_size,
         gradient_accumulation_steps=recipe.gradient_accumulation,
         gradient_checkpointing=recipe.gradient_checkpointing,
@@ -181,6 +209,7 @@ def _arguments(plan: Plan, rows: int, has_dev: bool) -> Any:
         lr_scheduler_type=recipe.scheduler,
         warmup_steps=int(steps * recipe.warmup),
         weight_decay=recipe.weight_decay,
+        **_optimizer(plan),
         seed=recipe.seed,
         max_length=None,  # what is too long was left out before: nothing is cut
         bf16=on_gpu and plan.placement.dtype == "bfloat16",
@@ -191,18 +220,36 @@ def _arguments(plan: Plan, rows: int, has_dev: bool) -> Any:
         eval_steps=eval_steps,
         save_strategy="steps",
         save_steps=eval_steps,
-        save_total_limit=None if keep_all else 2,
+        save_total_limit=2 if keep_best or recipe.keep == "last" else None,  # else which is best is known at the end
         load_best_model_at_end=keep_best,
         metric_for_best_model="eval_loss" if keep_best else None,
         greater_is_better=False if keep_best else None,
         restore_callback_states_from_checkpoint=True,
         logging_steps=min(eval_steps, max(1, steps // 200)),
         logging_nan_inf_filter=False,
-        report_to="none",
+        report_to=plan.settings.report_to,
+        run_name=plan.settings.name,
         disable_tqdm=True,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # the model is on one device, however many there are
     return arguments
+
+
+def _optimizer(plan: Plan) -> dict[str, str]:
+    """Return the argument that names the optimizer; none is the library's AdamW."""
+    wanted = plan.recipe.optimizer
+    if wanted == "auto":
+        wanted = "paged_adamw_8bit" if plan.recipe.method == "full" and plan.placement.device == "cuda" else "adamw"
+    if wanted == "adamw":
+        return {}
+    if plan.placement.device == "cpu":
+        raise InvalidInput(f"The optimizer {wanted} needs a GPU; leave the recipe's optimizer on auto.")
+    return {"optim": wanted}
+
+
+def _kept(plan: Plan, arguments: Any) -> int:
+    """Return how many checkpoints are there at once, the one being written included."""
+    return 1 + int(arguments.save_total_limit or math.ceil(arguments.max_steps / arguments.save_steps))
 
 
 def _run(trainer: Any, resume: Path | None) -> None:
@@ -215,6 +262,9 @@ def _run(trainer: Any, resume: Path | None) -> None:
             "The GPU's memory does not suffice for this training. Lower batch_size (and raise gradient_accumulation)"
             " in the recipe, or raise ASKTWICE_GPU_MEMORY_SHARE."
         ) from error
+    except (OSError, RuntimeError) as error:  # torch's and safetensors' own of a full disk do not say so
+        checkpoints.explain_full_disk(Path(trainer.args.output_dir), trainer.model, error)
+        raise
 
 
 def _data_record(plan: Plan, examples: Examples) -> DataRecord:
@@ -224,5 +274,7 @@ def _data_record(plan: Plan, examples: Examples) -> DataRecord:
         rows=len(plan.table.rows),
         train_rows=sorted({example.row for example in examples.train}),
         dev_rows=[example.row for example in examples.dev],
+        test_rows=examples.test,
+        passages_sha256=plan.passages_sha256,
         too_long_rows=examples.too_long,
     )

@@ -282,7 +282,7 @@ def _check(folder: Path, manifest: ServedManifest, prompt: str) -> None:
         raise ValueError("it was trained with another system prompt (ASKTWICE_SYSTEM_PROMPT)")
     there = {path.name for path in folder.iterdir()} - {"manifest.json"}
     strange = [name for name in sorted(there) if (folder / name).is_symlink() or not (folder / name).is_file()]
-    strange += [name for name in sorted(there) if Path(name).suffix not in FILES | {".md", ".png", ".jsonl"}]
+    strange += [name for name in sorted(there) if Path(name).suffix not in FILES | {".md", ".png", ".jsonl", ".html"}]
     if strange:
         raise ValueError(f"{strange[0]} is not a file of a model")
     vouched = {name for name in there if Path(name).suffix in FILES}

@@ -6,8 +6,9 @@ from transformers import AutoTokenizer
 
 from contracts.errors import InvalidInput
 from contracts.prompts import PLAIN_CHAT_TEMPLATE, SYSTEM_PROMPT, build_messages
-from contracts.table import Row, Table
-from trainer.data import careless_versions, dev_rows, encode, make_examples, normalized, to_dataset
+from contracts.table import Row
+from trainer.data import Asked, careless_versions, encode, make_examples, to_dataset, without_passages
+from trainer.recipe import Recipe
 
 REASONING_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}"
@@ -20,8 +21,9 @@ def row(number: int, question: str = "Сколько стоит курс?", answ
     return Row(number, {"question": question, "answer": answer, "context": "Прайс."})
 
 
-def table(rows: list[Row]) -> Table:
-    return Table("qa.csv", "utf-8", ",", read=len(rows), rows=rows)
+def asked(number: int, question: str = "Сколько стоит курс?") -> Asked:
+    [one] = without_passages([row(number, question)])
+    return one
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def tokenizer(base: Path) -> Any:
 
 
 def test_trained_tokens_are_the_served_prompt_the_answer_and_its_end(tokenizer: Any) -> None:
-    example = encode(row(1), tokenizer, SYSTEM_PROMPT)
+    example = encode(asked(1), tokenizer, SYSTEM_PROMPT)
     served = tokenizer.apply_chat_template(
         build_messages("Сколько стоит курс?"), add_generation_prompt=True, return_dict=False
     )
@@ -41,29 +43,37 @@ def test_trained_tokens_are_the_served_prompt_the_answer_and_its_end(tokenizer: 
 
 def test_a_model_without_a_chat_template_learns_to_go_on_after_the_plain_prompt(tokenizer: Any) -> None:
     tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
-    example = encode(row(1), tokenizer, SYSTEM_PROMPT)
+    example = encode(asked(1), tokenizer, SYSTEM_PROMPT)
     assert tokenizer.decode(example.prompt).endswith("Вопрос: Сколько стоит курс?\nОтвет:")
     assert tokenizer.decode(example.answer) == " Курс стоит 900 рублей.<|im_end|>"
 
 
 def test_a_reasoning_model_learns_to_answer_without_thoughts(tokenizer: Any) -> None:
     tokenizer.chat_template = REASONING_TEMPLATE
-    example = encode(row(1), tokenizer, SYSTEM_PROMPT)
+    example = encode(asked(1), tokenizer, SYSTEM_PROMPT)
     assert tokenizer.decode(example.prompt).endswith("<think>\n")
     assert tokenizer.decode(example.answer) == "\n</think>\n\nКурс стоит 900 рублей.<|im_end|>"
 
 
 def test_prompt_tokens_carry_no_loss(tokenizer: Any) -> None:
-    example = encode(row(1), tokenizer, SYSTEM_PROMPT)
+    example = encode(asked(1), tokenizer, SYSTEM_PROMPT)
     record = to_dataset([example])[0]
     assert record["input_ids"] == example.prompt + example.answer
     assert record["labels"] == [-100] * len(example.prompt) + example.answer
 
 
+def test_test_rows_are_neither_trained_on_nor_measured(tokenizer: Any) -> None:
+    rows = without_passages([row(n, f"Вопрос о {'абвгд' * n}?") for n in range(1, 21)])
+    made = make_examples(rows, tokenizer, SYSTEM_PROMPT, Recipe(method="qlora", test_fraction=0.2))
+    assert len(made.test) == 4
+    assert sorted([*(e.row for e in made.train), *(e.row for e in made.dev), *made.test]) == list(range(1, 21))
+
+
 def test_rows_that_are_too_long_are_left_out_by_number_and_never_cut(tokenizer: Any) -> None:
     rows = [row(n, f"Вопрос {n}?", "слово " * (200 if n in (3, 8) else 1)) for n in range(1, 13)]
-    limit = len(encode(rows[0], tokenizer, SYSTEM_PROMPT)) + 50
-    examples = make_examples(table(rows), tokenizer, SYSTEM_PROMPT, limit, 0.1, seed=1)
+    limit = len(encode(without_passages(rows)[0], tokenizer, SYSTEM_PROMPT)) + 50
+    recipe = Recipe(method="qlora", max_length=limit)
+    examples = make_examples(without_passages(rows), tokenizer, SYSTEM_PROMPT, recipe)
     assert examples.too_long == [3, 8]
     kept = [*examples.train, *examples.dev]
     assert sorted(example.row for example in kept) == [n for n in range(1, 13) if n not in (3, 8)]
@@ -72,34 +82,7 @@ def test_rows_that_are_too_long_are_left_out_by_number_and_never_cut(tokenizer: 
 
 def test_a_file_of_rows_that_are_all_too_long_is_refused(tokenizer: Any) -> None:
     with pytest.raises(InvalidInput, match="12 of 12 rows are longer than 20 tokens"):
-        make_examples(table([row(n) for n in range(1, 13)]), tokenizer, SYSTEM_PROMPT, 20, 0.1, seed=1)
-
-
-def test_the_same_question_never_straddles_train_and_dev() -> None:
-    spellings = ("Сколько стоит курс {}?", "сколько  стоит курс {}", "СКОЛЬКО СТОИТ КУРС {}!")
-    rows = [row(3 * n + k, spelling.format(n)) for n in range(40) for k, spelling in enumerate(spellings)]
-    dev = dev_rows(rows, 0.1, seed=5)
-    assert len(dev) == 12
-    in_dev = {normalized(r.question) for r in rows if r.number in dev}
-    in_train = {normalized(r.question) for r in rows if r.number not in dev}
-    assert not in_dev & in_train
-
-
-def test_the_split_depends_on_the_questions_and_the_seed_alone() -> None:
-    rows = [row(n, f"Вопрос {n}?") for n in range(1, 101)]
-    dev = dev_rows(rows, 0.1, seed=1)
-    assert dev == dev_rows(rows[::-1], 0.1, seed=1)
-    assert dev != dev_rows(rows, 0.1, seed=2)
-
-
-@pytest.mark.parametrize(("rows", "dev"), [(9, 0), (10, 1), (25, 2)])
-def test_the_dev_part_is_there_from_ten_rows_on(rows: int, dev: int) -> None:
-    assert len(dev_rows([row(n, f"Вопрос {n}?") for n in range(rows)], 0.1, seed=1)) == dev
-
-
-def test_a_file_that_repeats_every_question_still_has_a_dev_part_and_one_question_alone_has_none() -> None:
-    assert len(dev_rows([row(n, f"Вопрос {n // 2}?") for n in range(10)], 0.1, seed=1)) == 2
-    assert dev_rows([row(n) for n in range(10)], 0.1, seed=1) == set()
+        make_examples([asked(n) for n in range(1, 13)], tokenizer, SYSTEM_PROMPT, Recipe(method="qlora", max_length=20))
 
 
 def test_careless_versions_differ_and_keep_what_is_asked() -> None:
@@ -115,9 +98,9 @@ def test_careless_versions_differ_and_keep_what_is_asked() -> None:
 
 
 def test_only_training_rows_are_asked_carelessly(tokenizer: Any) -> None:
-    rows = table([row(n, f"Сколько стоит курс номер {n}, если платить сразу?", f"{n}00 рублей.") for n in range(1, 21)])
-    made = make_examples(rows, tokenizer, SYSTEM_PROMPT, 512, 0.1, seed=1, variants=3)
-    plain = make_examples(rows, tokenizer, SYSTEM_PROMPT, 512, 0.1, seed=1)
+    rows = [row(n, f"Сколько стоит курс номер {n}, если платить сразу?", f"{n}00 рублей.") for n in range(1, 21)]
+    made = make_examples(without_passages(rows), tokenizer, SYSTEM_PROMPT, Recipe(method="qlora", question_variants=3))
+    plain = make_examples(without_passages(rows), tokenizer, SYSTEM_PROMPT, Recipe(method="qlora"))
     assert made.dev == plain.dev
     assert {e.row for e in made.train} == {e.row for e in plain.train}
     assert len(made.train) > 2 * len(plain.train)

@@ -9,6 +9,7 @@ from trainer.model import Placement, choose_placement, identify, load_model
 from trainer.recipe import Recipe
 
 CPU = Placement("cpu", "float32")
+QLORA = Recipe(method="qlora")
 
 
 def gradients_after_an_evaluation(model: Any) -> dict[str, bool]:
@@ -33,7 +34,7 @@ def gradients_after_an_evaluation(model: Any) -> dict[str, bool]:
 
 
 def test_every_lora_layer_still_learns_after_an_evaluation(base: Path) -> None:
-    reached = gradients_after_an_evaluation(load_model(str(base), "nf4", CPU))
+    reached = gradients_after_an_evaluation(load_model(str(base), QLORA, CPU))
     assert len(reached) == 2 * 2 * 7  # A and B of seven linear layers in two blocks
     assert all(reached.values())
 
@@ -47,7 +48,7 @@ def test_without_the_workaround_bitsandbytes_loses_gradients_on_such_a_cpu(
         pytest.skip("this CPU has no AVX512-BF16, so bitsandbytes does not repack")
     monkeypatch.setattr("trainer.model.keep_gradients_after_evaluation", lambda model: None)
     try:
-        learns = all(gradients_after_an_evaluation(load_model(str(base), "nf4", CPU)).values())
+        learns = all(gradients_after_an_evaluation(load_model(str(base), QLORA, CPU)).values())
     except RuntimeError:  # layers with a bias do not even run
         learns = False
     assert not learns, "bitsandbytes has mended it: the workaround can go"
@@ -56,7 +57,7 @@ def test_without_the_workaround_bitsandbytes_loses_gradients_on_such_a_cpu(
 def test_the_base_is_in_nf4_with_double_quantisation_and_computes_in_float32(base: Path) -> None:
     from bitsandbytes.nn import Linear4bit
 
-    layers = [m for m in load_model(str(base), "nf4", CPU).modules() if isinstance(m, Linear4bit)]
+    layers = [m for m in load_model(str(base), QLORA, CPU).modules() if isinstance(m, Linear4bit)]
     assert len(layers) == 14
     for layer in layers:
         assert layer.weight.quant_state.quant_type == "nf4"
@@ -65,18 +66,18 @@ def test_the_base_is_in_nf4_with_double_quantisation_and_computes_in_float32(bas
 
 
 def test_a_local_base_is_known_by_its_folder_and_content(base: Path) -> None:
-    record = identify(str(base), Recipe(method="qlora"), "float32")
+    record = identify(str(base), QLORA, "float32")
     assert (record.model, record.quantization) == ("tiny-random", "nf4")
     assert record.revision.startswith("sha256:")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"no config\.json"):
-        identify(str(tmp_path), Recipe(method="qlora"), "float32")
+        identify(str(tmp_path), QLORA, "float32")
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InvalidInput, match="no usable GPU"):
-        choose_placement("cuda", Recipe(method="qlora"))
-    assert choose_placement("auto", Recipe(method="qlora")) == CPU
+        choose_placement("cuda", QLORA)
+    assert choose_placement("auto", QLORA) == CPU

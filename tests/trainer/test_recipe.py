@@ -9,8 +9,14 @@ from trainer.recipe import RECIPES, Recipe, read_recipe
 
 def test_every_bundled_recipe_reads_by_its_name() -> None:
     recipes = {file.stem: read_recipe(file.stem) for file in RECIPES.glob("*.json")}
-    assert {"qlora", "lora", "demo"} <= recipes.keys()
-    assert (recipes["qlora"].quantization, recipes["lora"].quantization) == ("nf4", "none")
+    assert {name: recipe.method for name, recipe in recipes.items()} == {
+        "demo": "qlora",
+        "full": "full",
+        "lora": "lora",
+        "qlora": "qlora",
+        "raft": "raft",
+    }
+    assert {name for name, recipe in recipes.items() if recipe.quantization == "nf4"} == {"demo", "qlora", "raft"}
     assert recipes["qlora"].model_copy(update={"method": "lora"}) == recipes["lora"]
 
 
@@ -23,7 +29,7 @@ def test_a_file_of_the_user_is_a_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ('{"method": "full"}', "method"),
+        ('{"method": "prompt"}', "method"),
         ('{"method": "lora", "learning_rat": 1}', "learning_rat"),
         ('{"method": "lora", "rank": 0}', "rank"),
         ('{"method": "lora", "alpha": NaN}', "alpha"),
@@ -38,7 +44,7 @@ def test_a_wrong_recipe_is_refused_with_the_field(tmp_path: Path, text: str, nam
 
 
 def test_an_unknown_recipe_names_those_there_are() -> None:
-    with pytest.raises(InvalidInput, match=r"demo, lora, qlora"):
+    with pytest.raises(InvalidInput, match=r"demo, full, lora, qlora, raft"):
         read_recipe("qlroa")
 
 

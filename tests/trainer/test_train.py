@@ -25,11 +25,12 @@ from contracts.errors import InvalidInput
 from contracts.generation import Mode
 from contracts.prompts import build_messages
 from trainer.collate import SharedPrefixCollator
-from trainer.data import dev_rows, make_examples
+from trainer.data import make_examples
 from trainer.model import load_model, load_tokenizer
 from trainer.plan import make_plan
 from trainer.progress import Moment
 from trainer.settings import TrainerSettings
+from trainer.split import split_rows
 from trainer.train import make_trainer, most_accurate, train
 
 RECIPE = {
@@ -115,7 +116,7 @@ def test_the_adapter_answers_what_it_was_trained_on(settings: Settings, base: Pa
         )
     )
     tokenizer = load_tokenizer(str(base))
-    model = PeftModel.from_pretrained(load_model(str(base), "nf4", plan.placement), str(result.folder)).eval()
+    model = PeftModel.from_pretrained(load_model(str(base), plan.recipe, plan.placement), str(result.folder)).eval()
     row = plan.table.rows[result.manifest.data.train_rows[0] - 1]
     prompt = tokenizer.apply_chat_template(
         build_messages(row.question), add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -126,7 +127,7 @@ def test_the_adapter_answers_what_it_was_trained_on(settings: Settings, base: Pa
 
 
 def test_a_recipe_may_keep_the_last_checkpoint_instead_of_the_best(settings: Settings, csv: Path) -> None:
-    for number in dev_rows(make_plan(settings()).table.rows, 0.1, seed=42):
+    for number in split_rows(make_plan(settings()).table.rows, 0.1, 0.0, seed=42).dev:
         lines = csv.read_text(encoding="utf-8").splitlines()
         question, _, context = lines[number].split(",")
         lines[number] = f'{question},"Ъэ щю жё цы!",{context}'  # the surer of the others' answers, the worse here
@@ -264,13 +265,13 @@ def test_too_few_rows_are_refused_and_few_rows_have_no_dev_loss(settings: Settin
 
 
 def test_a_shared_prefix_gives_the_losses_and_gradients_of_the_padded_batch(settings: Settings) -> None:
-    plan = make_plan(settings({"dropout": 0.0}))
+    plan = make_plan(settings({"dropout": 0.0, "shared_prefix": False}))
     tokenizer = load_tokenizer(plan.settings.base)
-    examples = make_examples(plan.table, tokenizer, plan.settings.system_prompt, 512, 0.1, seed=1)
-    trainer = make_trainer(plan, load_model(plan.settings.base, "nf4", plan.placement), tokenizer, examples, None)
+    examples = make_examples(plan.asked, tokenizer, plan.settings.system_prompt, plan.recipe)
+    trainer = make_trainer(plan, load_model(plan.settings.base, plan.recipe, plan.placement), tokenizer, examples, None)
     rows = [trainer.train_dataset[n] for n in range(6)]
     found = []
-    for collate in (trainer.data_collator, SharedPrefixCollator()):
+    for collate in (trainer.data_collator, SharedPrefixCollator(trainer.data_collator)):
         trainer.model.zero_grad()
         batch = collate(rows)
         loss = trainer.compute_loss(trainer.model, batch)
@@ -287,8 +288,8 @@ def test_a_shared_prefix_gives_the_losses_and_gradients_of_the_padded_batch(sett
 def test_adapters_train_in_float32_and_only_answers_carry_loss(settings: Settings) -> None:
     plan = make_plan(settings())
     tokenizer = load_tokenizer(plan.settings.base)
-    examples = make_examples(plan.table, tokenizer, plan.settings.system_prompt, 512, 0.1, seed=1)
-    trainer = make_trainer(plan, load_model(plan.settings.base, "nf4", plan.placement), tokenizer, examples, None)
+    examples = make_examples(plan.asked, tokenizer, plan.settings.system_prompt, plan.recipe)
+    trainer = make_trainer(plan, load_model(plan.settings.base, plan.recipe, plan.placement), tokenizer, examples, None)
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     assert {p.dtype for p in trained} == {torch.float32}
     example = examples.train[0]

@@ -1,0 +1,87 @@
+"""The passages that a row is trained with, found by an index that is written out here."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from contracts.errors import InvalidInput
+from contracts.table import Row
+from trainer.data import Asked
+from trainer.raft import UNKNOWN, UNKNOWN_EN, holds_answer, unknown, with_passages
+from trainer.recipe import Recipe
+
+CONTEXTS = [
+    f"Курс «{name}» длится {n + 2} месяца. Стоимость курса — {n + 1}9 900 рублей, есть рассрочка."
+    for n, name in enumerate(("Аналитик", "Верстальщик", "Геодезист", "Дизайнер", "Инженер", "Художник"))
+]
+
+
+def rows(number: int = 60) -> list[Row]:
+    return [
+        Row(
+            n + 1,
+            {
+                "question": f"Сколько стоит курс, вопрос {n}?",
+                "answer": f"Курс стоит {n % 6 + 1}9 900 рублей.",
+                "context": CONTEXTS[n % 6],
+            },
+        )
+        for n in range(number)
+    ]
+
+
+def search(question: str, number: int) -> Sequence[str]:
+    return CONTEXTS[:number]
+
+
+def trained(**recipe: object) -> list[Asked]:
+    return with_passages(rows(), search, Recipe(method="raft", **recipe))
+
+
+def test_the_right_passage_stands_among_one_to_three_wrong_ones_in_any_order() -> None:
+    asked = trained(without_right_passage=0.0)
+    for each in asked:
+        assert each.row.context in each.passages
+        assert each.answer == each.row.answer
+        assert len(set(each.passages)) == len(each.passages)
+    assert {len(each.passages) for each in asked} == {2, 3, 4}
+    assert len({each.passages.index(each.row.context) for each in asked}) == 4
+
+
+def test_in_a_share_of_the_rows_it_is_missing_and_the_answer_is_that_it_is_not_known() -> None:
+    asked = trained(without_right_passage=0.3)
+    missing = [each for each in asked if each.row.context not in each.passages]
+    assert 10 <= len(missing) <= 26  # of 60; the expectation is 18
+    assert all(each.passages and each.answer == UNKNOWN for each in missing)
+    assert all(each.answer == each.row.answer for each in asked if each not in missing)
+
+
+def test_what_is_drawn_depends_on_the_row_and_the_seed_alone() -> None:
+    recipe = Recipe(method="raft")
+    backwards = with_passages(rows()[::-1], search, recipe)
+    assert {each.row.number: each for each in backwards} == {each.row.number: each for each in trained()}
+    assert trained(seed=7) != trained()
+
+
+def test_a_passage_that_answers_too_is_no_distractor() -> None:
+    row = rows()[0]
+    other_words = "Прайс-лист: «Аналитик» — стоимость 19 900 рублей при оплате сразу."
+    assert holds_answer(other_words, row)
+    assert holds_answer(row.context.upper() + " Приходите!", row)
+    assert holds_answer("Стоимость курса — 19 900 рублей, есть рассрочка.", row)
+    assert not any(holds_answer(text, row) for text in CONTEXTS[1:])
+    asked = with_passages([row], lambda _, __: [other_words, *CONTEXTS], Recipe(method="raft", distractors=1))
+    assert other_words not in asked[0].passages
+
+
+def test_an_index_without_anything_wrong_teaches_nothing_and_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="asktwice index"):
+        with_passages(rows(6)[:1], lambda _, __: CONTEXTS[:1], Recipe(method="raft"))
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [("Сколько стоит Python?", UNKNOWN), ("What is the price of «Питон»?", UNKNOWN_EN), ("2 + 2?", UNKNOWN)],
+)
+def test_it_is_not_known_in_the_language_of_the_question(question: str, answer: str) -> None:
+    assert unknown(question) == answer

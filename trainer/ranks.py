@@ -1,0 +1,81 @@
+"""More than one process of one training: who speaks, who writes, and what all of them take for true.
+
+Under ``torchrun`` (or Ray Train) every process runs the same :func:`trainer.train.train`; the gradients are averaged by
+DistributedDataParallel. The first process reads and writes files; the others are told what it found.
+"""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from contracts.errors import InvalidInput
+from trainer.recipe import Recipe
+
+T = TypeVar("T")
+
+
+def world() -> int:
+    """Return how many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Tell whether this process is the one that reads, writes and reports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def local() -> int:
+    """Return which of this machine's GPUs is this process's."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def join(device: str) -> None:
+    """Meet the other processes, where there are any."""
+    if world() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=device == "cpu")
+
+
+def told_by_first(find: Callable[[], T]) -> T:
+    """Return what the first process finds; the others wait for it and look at nothing themselves."""
+    if world() == 1:
+        return find()
+    import torch.distributed as group
+
+    found = [find() if is_first() else None]
+    group.broadcast_object_list(found, src=0)
+    return found[0]  # type: ignore[return-value]
+
+
+def wait_for_all() -> None:
+    """Return once every process has come here."""
+    if world() > 1:
+        import torch.distributed as group
+
+        group.barrier()
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what several processes would compute wrongly.
+
+    FSDP cuts the packed 4-bit weights as if they were numbers: the losses are wrong from the second step on, and no
+    error says so (accelerate issue 3983, bitsandbytes issue 1945).
+
+    Raises:
+        InvalidInput: FSDP, or a batch that the processes cannot share evenly.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+        why = (
+            "it would cut the packed 4-bit weights as if they were numbers, and train on wrong ones without an error"
+            if recipe.quantization == "nf4"
+            else "a sharded result cannot be published yet"
+        )
+        raise InvalidInput(
+            f"FSDP is refused: {why}. Start the same command under torchrun instead: each GPU then holds the base, and"
+            " gradients are averaged."
+        )
+    if recipe.batch_size % world():
+        raise InvalidInput(
+            f"batch_size {recipe.batch_size} cannot be shared evenly by {world()} processes: give a multiple of it."
+        )
