@@ -1,13 +1,16 @@
-"""``python -m trainer``: train on a CSV and publish the adapter."""
+"""``python -m trainer``: train on a CSV and publish what comes out."""
 
 import argparse
 import logging
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from contracts.errors import AskTwiceError
+from trainer import ranks
 from trainer.progress import console_progress
+from trainer.raft import search_at
 from trainer.settings import share_cores, trainer_settings
 
 _EXAMPLE = """\
@@ -15,7 +18,11 @@ example:
   python -m trainer --data data/selected_qa_full.csv --name sales --base models/asktwice-tiny --recipe demo
 
 What is not given is read from the environment: ASKTWICE_DATA, ASKTWICE_NAME, ASKTWICE_BASE, ASKTWICE_RECIPE,
-ASKTWICE_HOME, ASKTWICE_GPU_MEMORY_SHARE. An interrupted training goes on when the same command is given again."""
+ASKTWICE_HOME, ASKTWICE_REPORT_TO, ASKTWICE_RETRIEVER_URL, ASKTWICE_GPU_MEMORY_SHARE. An interrupted training goes on
+when the same command is given again.
+
+on several GPUs:
+  torchrun --nproc-per-node 4 -m trainer --data my.csv --name sales --recipe lora"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,14 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
     share_cores()
     given = vars(_parser().parse_args(arguments))
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("asktwice").setLevel(logging.INFO)
+    logging.getLogger("asktwice").setLevel(logging.INFO if ranks.is_first() else logging.ERROR)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a container is stopped as by Ctrl-C
     try:
         settings = trainer_settings(**given)
         from trainer.train import train
 
-        with console_progress() as progress:
-            result = train(settings, progress)
+        retrieve = search_at(settings.retriever_url) if settings.retriever_url else None
+        with console_progress() if ranks.is_first() else nullcontext() as progress:
+            result = train(settings, progress, retrieve)
     except AskTwiceError as error:
         print(f"error: {error.detail}", file=sys.stderr)
         return 1
@@ -40,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted. Nothing was published; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
+    if not ranks.is_first():
+        return 0
     losses = result.manifest.losses
     dev = "" if losses.dev is None else f", dev {losses.dev:.3f}"
     print(f"{result.manifest.id}: loss {losses.train:.3f}{dev} at step {losses.best_step}", file=sys.stderr)
@@ -50,15 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
-        description="Train a LoRA adapter on a CSV with the columns question, answer, context, and publish it.",
+        description="Train an adapter or a whole model on questions and answers, and publish it.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, help="the CSV")
+    parser.add_argument("--data", type=Path, help="CSV with the columns question, answer, context")
     parser.add_argument("--name", help="published as NAME.<digest>")
     parser.add_argument("--base", help="hub id or folder of the base model (default: Qwen/Qwen2.5-1.5B-Instruct)")
-    parser.add_argument("--recipe", help="qlora, lora, demo or a JSON file (default: qlora)")
+    parser.add_argument("--recipe", help="qlora, lora, full, raft, demo or a JSON file (default: qlora)")
     parser.add_argument("--home", type=Path, help="where adapters and checkpoints live (default: artifacts)")
+    parser.add_argument("--report-to", help="none, tensorboard, mlflow, wandb or trackio (default: none)")
+    parser.add_argument("--retriever-url", help="a running retriever, for the recipe raft")
     parser.add_argument("--force", action="store_true", default=None, help="train anew even if it is there already")
     return parser
 

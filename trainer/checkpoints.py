@@ -71,7 +71,7 @@ def check_room(run: Path, model: Any, kept: int) -> None:
 
 
 def checkpoint_bytes(model: Any) -> int:
-    """Return about how large a checkpoint is: what is trained and AdamW's two moments, in float32, and the tokenizer."""
+    """Return about how large a checkpoint is: what is trained with AdamW's two moments, in float32, and a tokenizer."""
     trained: int = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return 3 * 4 * trained + 5_000_000
 

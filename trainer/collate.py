@@ -64,7 +64,9 @@ def shared_length(rows: Sequence[dict[str, list[int]]]) -> int:
 
     Each row keeps at least the last token of its prompt, which is the one that predicts its answer's first.
     """
-    answers = [next(i for i, label in enumerate(row["labels"]) if label != NO_LOSS) for row in rows]
+    answers = [
+        next((i for i, label in enumerate(row["labels"]) if label != NO_LOSS), len(row["labels"])) for row in rows
+    ]
     first = rows[0]["input_ids"]
     for length in range(min(answers) - 1):
         if any(row["input_ids"][length] != first[length] for row in rows):

@@ -141,13 +141,18 @@ def _answer_text(tokenizer: Any, messages: list[dict[str, str]], answer: str) ->
     return f"{closing}{answer}{end}"
 
 
-def to_dataset(examples: Sequence[Example]) -> Any:
-    """Return a ``datasets.Dataset`` with ``input_ids`` and ``labels``; prompt tokens carry no loss."""
+def to_dataset(examples: Sequence[Example], blanks: int = 0) -> Any:
+    """Return a ``datasets.Dataset`` with ``input_ids`` and ``labels``; prompt tokens carry no loss.
+
+    Args:
+        blanks: how many rows without any loss stand after the others.
+    """
     from datasets import Dataset
 
+    rows = [(example.prompt, example.answer) for example in examples] + [(examples[0].prompt, [])] * blanks
     return Dataset.from_dict(
         {
-            "input_ids": [example.prompt + example.answer for example in examples],
-            "labels": [[NO_LOSS] * len(example.prompt) + example.answer for example in examples],
+            "input_ids": [prompt + answer for prompt, answer in rows],
+            "labels": [[NO_LOSS] * len(prompt) + answer for prompt, answer in rows],
         }
     )

@@ -6,10 +6,14 @@ what does not matter, and to say when nothing does. (RAFT keeps the row's answer
 sales bot that invents a price is worse than one that asks back.)
 """
 
+import asyncio
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+import httpx
+
+from contracts.clients import RetrieverClient
 from contracts.errors import InvalidInput
 from contracts.table import Row
 from trainer.data import Asked
@@ -22,6 +26,17 @@ UNKNOWN = "К сожалению, об этом у меня нет сведен�
 UNKNOWN_EN = "I am sorry, I have no information on that. Please ask me about something else."
 _CANDIDATES = 20  # the most that a search gives: some of them hold the answer themselves
 _HOLDS = 0.75
+
+
+def search_at(url: str) -> Retrieve:
+    """Return a search through a running retriever, or through the gateway before it."""
+
+    async def search(question: str, number: int) -> list[str]:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+            found = await RetrieverClient(http).search(question, number)
+        return [passage.text for passage in found.results]
+
+    return lambda question, number: asyncio.run(search(question, number))
 
 
 def with_passages(rows: Sequence[Row], retrieve: Retrieve, recipe: Recipe) -> list[Asked]:

@@ -5,8 +5,8 @@ DistributedDataParallel. The first process reads and writes files; the others ar
 """
 
 import os
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from contracts.errors import InvalidInput
 from trainer.recipe import Recipe
@@ -54,6 +54,37 @@ def wait_for_all() -> None:
         import torch.distributed as group
 
         group.barrier()
+
+
+def blanks(rows: int, batch_size: int) -> int:
+    """Return how many rows are missing in the last batch of an epoch, where several processes share the batches.
+
+    PyTorch would complete it with rows of the epoch's beginning, which then count twice; with rows that carry no loss
+    the training is the one of a single process.
+    """
+    return -rows % batch_size if world() > 1 else 0
+
+
+def blanks_last(rows: int, blanks: int) -> Any:
+    """Return a sampler that draws the rows in the order of a single process, then the blanks that stand after them."""
+    from accelerate.data_loader import SeedableRandomSampler
+    from torch.utils.data import Sampler
+
+    class BlanksLast(Sampler[int]):  # accelerate replaces what is a RandomSampler itself
+        def __init__(self) -> None:
+            self._drawn = SeedableRandomSampler(range(rows))
+
+        def __iter__(self) -> Iterator[int]:
+            yield from self._drawn
+            yield from range(rows, rows + blanks)
+
+        def __len__(self) -> int:
+            return rows + blanks
+
+        def set_epoch(self, epoch: int) -> None:
+            self._drawn.set_epoch(epoch)
+
+    return BlanksLast()
 
 
 def check(recipe: Recipe) -> None:

@@ -150,17 +150,21 @@ def make_trainer(plan: Plan, model: Any, tokenizer: Any, examples: Examples, pro
 
     recipe = plan.recipe
     rows = recipe.batch_size * recipe.gradient_accumulation
+    blanks = ranks.blanks(len(examples.train), recipe.batch_size)
     tokens_per_step = rows * sum(map(len, examples.train)) / len(examples.train)
     stop = [EarlyStoppingCallback(recipe.patience)] if _keeps_lowest_loss(plan, bool(examples.dev)) else []
     trainer = SFTTrainer(
         model=model,
         args=_arguments(plan, len(examples.train), bool(examples.dev)),
-        train_dataset=to_dataset(examples.train),
+        train_dataset=to_dataset(examples.train, blanks),
         eval_dataset=to_dataset(examples.dev) if examples.dev else None,
         processing_class=tokenizer,
         peft_config=lora_config(recipe) if recipe.makes_adapter else None,
         callbacks=[Seal(), Watch(progress if ranks.is_first() else None, tokens_per_step), *stop],
     )
+    if blanks:
+        sampler = ranks.blanks_last(len(examples.train), blanks)
+        trainer._get_train_sampler = lambda _=None: sampler
     if recipe.shared_prefix and recipe.max_length <= (getattr(model.config, "sliding_window", None) or math.inf):
         trainer.data_collator = SharedPrefixCollator(pad=trainer.data_collator)
     trainer.remove_callback(PrinterCallback)
