@@ -1,8 +1,9 @@
-"""``asktwice adapters``: bring ready ones in, list what there is."""
+"""``asktwice adapters``: bring ready ones in, list what there is, hand them on."""
 
 import asyncio
 import logging
 import re
+from pathlib import Path
 
 import httpx
 
@@ -44,6 +45,33 @@ def import_adapter(
         )
     say(f"  from {manifest.origin}, for {', '.join(mode.value for mode in manifest.modes)}")
     return manifest.id
+
+
+def merge_adapter(home: Home, id: str, profile: Profile, out: Path) -> Path:
+    """Write an adapter and its base as one model.
+
+    Raises:
+        InvalidInput: there is no such adapter, it belongs to another base, or the folder is there.
+    """
+    from trainer.merge import find, merge
+
+    adapter = find([home.adapters], id)
+    with step(f"Merging {id} into {profile.base}"):
+        return merge(adapter, profile.base, out)
+
+
+def push_published(home: Home, id: str, repository: str, private: bool) -> str:
+    """Upload an adapter or a model; return the commit's address.
+
+    Raises:
+        InvalidInput: there is no such id, or the hub refuses.
+        Unavailable: the hub does not answer.
+    """
+    from trainer.merge import find, push
+
+    folder = find([home.adapters, home.checkpoints], id)
+    with step(f"Uploading {id} to {repository}"):
+        return push(folder, repository, private)
 
 
 def show_served(url: str) -> None:

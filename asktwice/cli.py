@@ -1,4 +1,4 @@
-"""The command line: ``asktwice demo | serve | index | train | ask | evaluate | adapters | bench | doctor``.
+"""The command line: ``asktwice demo | serve | index | data | train | ask | evaluate | adapters | bench | doctor``.
 
 Each command is a few lines here; heavy imports stay inside, so that ``--help`` is instant.
 """
@@ -39,6 +39,8 @@ bench = typer.Typer(help="Measure a part on this machine.", no_args_is_help=True
 cli.add_typer(bench, name="bench")
 adapters = typer.Typer(help="The adapters of a home.", no_args_is_help=True, rich_markup_mode="markdown")
 cli.add_typer(adapters, name="adapters")
+data_files = typer.Typer(help="Data files, before they are used.", no_args_is_help=True, rich_markup_mode="markdown")
+cli.add_typer(data_files, name="data")
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="ASKTWICE_HOME", help="Folder with indexes, adapters and evaluations.")
@@ -65,7 +67,18 @@ HOME = Path("artifacts")
 
 
 class Method(StrEnum):
+    full = "full"
+    lora = "lora"
     qlora = "qlora"
+    raft = "raft"
+
+
+class Tracker(StrEnum):
+    none = "none"
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    wandb = "wandb"
+    trackio = "trackio"
 
 
 @cli.command(epilog="Example: `asktwice demo --data my.csv`")
@@ -136,6 +149,57 @@ def list_(home: HomeOption = HOME, url: UrlOption = None) -> None:
     show_served(url) if url else show_adapters(Home(path=home))
 
 
+@adapters.command(epilog="Example: `asktwice adapters merge support.0123456789ab --out merged`")
+def merge(
+    id: Annotated[str, typer.Argument(help="A published adapter.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the model.")],
+    base: BaseOption = None,
+    home: HomeOption = HOME,
+    profile: ProfileOption = ProfileName.auto,
+) -> None:
+    """Write an adapter and its base as one model, that needs neither PEFT nor AskTwice."""
+    from asktwice.adapters import merge_adapter
+
+    typer.echo(merge_adapter(Home(path=home), id, _profile(profile, home, base), out))
+
+
+@adapters.command(epilog="Example: `asktwice adapters push support.0123456789ab me/support-lora --private`")
+def push(
+    id: Annotated[str, typer.Argument(help="A published adapter or fully fine-tuned model.")],
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub; made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private/--public", help="For a repository that is made.")] = True,
+    home: HomeOption = HOME,
+) -> None:
+    """Upload to the Hugging Face hub, with its card and its manifest; `HF_TOKEN` says who you are."""
+    from asktwice.adapters import push_published
+
+    typer.echo(push_published(Home(path=home), id, repository, private))
+
+
+@data_files.command(
+    epilog="Example: `asktwice data check my.csv --test questions.csv --base Qwen/Qwen2.5-1.5B-Instruct`"
+)
+def check(
+    file: Annotated[str, typer.Argument(help="CSV, JSONL (messages, alpaca, sharegpt), Parquet, or hf:OWNER/NAME.")],
+    test: Annotated[
+        str | None, typer.Option("--test", help="File that is meant to measure: which of its questions are known?")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", envvar="ASKTWICE_BASE", help="Base model whose tokenizer measures the rows."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Recipe file or name that is meant. Default: qlora.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Look for what spoils a training: contradictions, answers without support, broken cells, leaks into the test."""
+    from asktwice.checking import check_file
+
+    if check_file(file, test, base, recipe, as_json) == "error":
+        raise typer.Exit(1)
+
+
 @bench.command(epilog="Example: `asktwice bench generator --shape qwen2.5-0.5b --json`")
 def generator(
     shape: Annotated[str, typer.Option("--shape", help="qwen2.5-0.5b, qwen2.5-1.5b or tiny.")] = "qwen2.5-0.5b",
@@ -173,22 +237,36 @@ def index(
         add_to(Home(path=home), _profile(profile, home, embedding=embedding), paths)
 
 
-@cli.command(epilog="Example: `asktwice train --data my.csv --name support`")
+@cli.command(epilog="Example: `asktwice train --data my.csv --name support --method qlora`")
 def train(
-    data: Annotated[Path, typer.Option("--data", help="CSV with question, answer, context.")],
-    name: Annotated[str, typer.Option("--name", help="The adapter is published as NAME.<digest>.")],
-    method: Annotated[Method, typer.Option("--method", help="LoRA on the 4-bit base.")] = Method.qlora,
+    data: Annotated[
+        Path, typer.Option("--data", help="CSV, JSONL (messages, alpaca, sharegpt), Parquet, or hf:OWNER/NAME.")
+    ],
+    name: Annotated[str, typer.Option("--name", help="It is published as NAME.<digest>.")],
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            "--method",
+            help="full: every weight; lora: an adapter; qlora: one on the 4-bit base; raft: one that reads retrieved"
+            " passages, for the mode rag_ft. Default: the recipe's.",
+        ),
+    ] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe file or name. Default: the profile's.")] = None,
     base: BaseOption = None,
     home: HomeOption = HOME,
     profile: ProfileOption = ProfileName.auto,
-    force: Annotated[bool, typer.Option("--force", help="Train even if the same adapter is there.")] = False,
+    url: UrlOption = None,
+    report_to: Annotated[
+        Tracker, typer.Option("--report-to", help="Tell a tracker of the losses as well.")
+    ] = Tracker.none,
+    force: Annotated[bool, typer.Option("--force", help="Train even if the same is there.")] = False,
 ) -> None:
-    """Fine-tune an adapter and publish it; a running generator picks it up."""
-    from asktwice.training import train_adapter
+    """Fine-tune and publish; a running generator picks it up. `--url`: whose index raft searches."""
+    from asktwice.training import recipe_for, train_adapter
 
     picked = _profile(profile, home, base)
-    result = train_adapter(Home(path=home), picked, data, name, recipe or picked.recipe, force=force)
+    chosen = recipe_for(picked, method.value if method else None, recipe)
+    result = train_adapter(Home(path=home), picked, data, name, chosen, force=force, report_to=report_to.value, url=url)
     typer.echo(result.manifest.id)
 
 

@@ -89,7 +89,8 @@ class Table:
             f" + {self.duplicates} duplicates ({self.encoding}, delimiter {self.delimiter!r})"
         )
 
-    def _reject(self, number: int, reason: str) -> None:
+    def reject(self, number: int, reason: str) -> None:
+        """Count a row that is not taken."""
         self.rejected += 1
         if len(self.errors) < MAX_ERRORS_LISTED:
             self.errors.append(RowError(row=number, reason=reason))
@@ -101,13 +102,21 @@ def read_table(path: Path, required: Sequence[str] = QA_COLUMNS, optional: Seque
     Raises:
         InvalidInput: the file cannot be opened, or is refused for a reason that the message names.
     """
+    return parse_table(read_bytes(path), path.name, required, optional)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file of at most ``MAX_FILE_BYTES``.
+
+    Raises:
+        InvalidInput: the file cannot be opened, or is larger.
+    """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise InvalidInput(f"{path.name} is larger than {MAX_FILE_BYTES // 1_000_000} MB. Split it.")
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InvalidInput(f"Cannot read {path}: {error.strerror or error}.") from error
-    return parse_table(content, path.name, required, optional)
 
 
 def parse_table(content: bytes, name: str, required: Sequence[str] = QA_COLUMNS, optional: Sequence[str] = ()) -> Table:
@@ -134,37 +143,49 @@ def parse_table(content: bytes, name: str, required: Sequence[str] = QA_COLUMNS,
         if not _is_filled(record):
             continue  # a blank line, as Excel leaves at the end; not a row
         table.read += 1
-        _take(table, header, record, wanted, required, seen)
-    if not table.rows:
-        first = f" The first reason: row {table.errors[0].row}: {table.errors[0].reason}." if table.errors else ""
-        raise InvalidInput(f"{name} has no valid row ({table.read} read).{first}")
+        if len(record) != len(header):
+            table.reject(table.read, f"{len(record)} cells where the header has {len(header)}")
+            continue
+        cells = dict(zip(header, record, strict=True))
+        take_row(table, {column: cells[column] for column in wanted}, required, seen)
+    require_rows(table)
     return table
 
 
-def _take(
-    table: Table,
-    header: list[str],
-    record: list[str],
-    wanted: list[str],
-    required: Sequence[str],
-    seen: set[tuple[str, ...]],
-) -> None:
-    """Sort one record into accepted, rejected or duplicate."""
-    number = table.read
-    if len(record) != len(header):
-        return table._reject(number, f"{len(record)} cells where the header has {len(header)}")
-    cells = dict(zip(header, (unicodedata.normalize("NFC", cell.strip()) for cell in record), strict=True))
+def take_row(table: Table, cells: dict[str, str], required: Sequence[str], seen: set[tuple[str, ...]]) -> bool:
+    """Sort the row that was just read into accepted, rejected or duplicate; return whether it was accepted.
+
+    Args:
+        cells: the columns that are kept, as they were read.
+        required: the columns that must be filled.
+        seen: the rows before it, for this function alone.
+    """
+    cells = {column: unicodedata.normalize("NFC", cell.strip()) for column, cell in cells.items()}
     empty = [column for column in required if not cells[column]]
     if empty:
-        return table._reject(number, f"empty {', '.join(empty)}")
-    if any(_CONTROL.search(cells[column]) for column in wanted):
-        return table._reject(number, "a control character, as binary data has")
-    key = tuple(" ".join(cells[column].split()) for column in wanted)
+        table.reject(table.read, f"empty {', '.join(empty)}")
+        return False
+    if any(map(_CONTROL.search, cells.values())):
+        table.reject(table.read, "a control character, as binary data has")
+        return False
+    key = tuple(" ".join(cell.split()) for cell in cells.values())
     if key in seen:
         table.duplicates += 1
-        return
+        return False
     seen.add(key)
-    table.rows.append(Row(number, {column: cells[column] for column in wanted}))
+    table.rows.append(Row(table.read, cells))
+    return True
+
+
+def require_rows(table: Table, why: str = "") -> None:
+    """Refuse a file of which no row was accepted; ``why`` is told instead of the first reason.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    if not table.rows:
+        first = f"The first reason: row {table.errors[0].row}: {table.errors[0].reason}." if table.errors else ""
+        raise InvalidInput(f"{table.name} has no valid row ({table.read} read). {why or first}".rstrip())
 
 
 def decode(content: bytes, name: str) -> tuple[str, str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from contracts.artifacts import BaseModelRecord, Home
+from contracts.dataset import read_dataset
 from contracts.errors import InvalidInput, NotReady
-from contracts.table import Table, read_table
+from contracts.table import Table
 from trainer.data import MIN_ROWS, Asked, without_passages
 from trainer.model import Placement, choose_placement, identify
 from trainer.raft import Retrieve, with_passages
@@ -72,7 +73,11 @@ def make_plan(settings: TrainerSettings, retrieve: Retrieve | None = None) -> Pl
         NotReady: the method needs an index and there is none.
     """
     recipe = read_recipe(settings.recipe)
-    table = read_table(settings.data)
+    needs = ("question", "answer")
+    if recipe.method == "raft":
+        table = read_dataset(settings.data, (*needs, "context"))
+    else:
+        table = read_dataset(settings.data, needs, ("context",))
     if len(table.rows) < MIN_ROWS:
         raise InvalidInput(f"{table.summary()}. At least {MIN_ROWS} accepted rows are needed to train.")
     placement = choose_placement(settings.device, recipe)

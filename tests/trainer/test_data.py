@@ -63,7 +63,7 @@ def test_prompt_tokens_carry_no_loss(tokenizer: Any) -> None:
 
 
 def test_test_rows_are_neither_trained_on_nor_measured(tokenizer: Any) -> None:
-    rows = without_passages([row(n, f"Вопрос о {'абвгд' * n}?") for n in range(1, 21)])
+    rows = without_passages([row(n, f"Вопрос {n}?") for n in range(1, 21)])
     made = make_examples(rows, tokenizer, SYSTEM_PROMPT, Recipe(method="qlora", test_fraction=0.2))
     assert len(made.test) == 4
     assert sorted([*(e.row for e in made.train), *(e.row for e in made.dev), *made.test]) == list(range(1, 21))

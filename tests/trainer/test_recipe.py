@@ -11,12 +11,16 @@ def test_every_bundled_recipe_reads_by_its_name() -> None:
     recipes = {file.stem: read_recipe(file.stem) for file in RECIPES.glob("*.json")}
     assert {name: recipe.method for name, recipe in recipes.items()} == {
         "demo": "qlora",
+        "demo_full": "full",
+        "demo_lora": "lora",
+        "demo_raft": "raft",
         "full": "full",
         "lora": "lora",
         "qlora": "qlora",
         "raft": "raft",
     }
-    assert {name for name, recipe in recipes.items() if recipe.quantization == "nf4"} == {"demo", "qlora", "raft"}
+    in_4_bit = {name for name, recipe in recipes.items() if recipe.quantization == "nf4"}
+    assert in_4_bit == {"demo", "demo_raft", "qlora", "raft"}
     assert recipes["qlora"].model_copy(update={"method": "lora"}) == recipes["lora"]
 
 
@@ -44,7 +48,7 @@ def test_a_wrong_recipe_is_refused_with_the_field(tmp_path: Path, text: str, nam
 
 
 def test_an_unknown_recipe_names_those_there_are() -> None:
-    with pytest.raises(InvalidInput, match=r"demo, full, lora, qlora, raft"):
+    with pytest.raises(InvalidInput, match=r"demo, demo_full, demo_lora, demo_raft, full, lora, qlora, raft"):
         read_recipe("qlroa")
 
 
