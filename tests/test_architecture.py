@@ -36,7 +36,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
 
 
 def test_only_the_settings_read_the_environment() -> None:
-    allowed = {"asktwice/doctor.py", "trainer/ranks.py"}  # what the machine and the launcher say  # it reports on the environment
+    allowed = {"asktwice/doctor.py", "trainer/ranks.py"}  # the environment and the launcher are their matter
     reading = [
         str(path.relative_to(ROOT))
         for package in ("contracts", "services", "trainer", "asktwice")
