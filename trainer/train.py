@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,9 @@ def make_trainer(plan: Plan, model: Any, tokenizer: Any, examples: Examples, pro
     if recipe.shared_prefix and recipe.max_length <= (getattr(model.config, "sliding_window", None) or math.inf):
         trainer.data_collator = SharedPrefixCollator(pad=trainer.data_collator)
     trainer.remove_callback(PrinterCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if hasattr(callback, "logging_dir"):  # TensorBoard's would go with the checkpoints
+            callback.logging_dir = str(plan.home.path / "tensorboard" / f"{plan.settings.name}-{plan.run.name}")
     for parameter in trainer.model.parameters():
         # TRL makes adapters over a 4-bit base bfloat16: small updates get lost in it, and float16 cards refuse it.
         if parameter.requires_grad:
@@ -231,12 +235,25 @@ def _arguments(plan: Plan, rows: int, has_dev: bool) -> Any:
         restore_callback_states_from_checkpoint=True,
         logging_steps=min(eval_steps, max(1, steps // 200)),
         logging_nan_inf_filter=False,
-        report_to=plan.settings.report_to,
+        report_to=_tracker(plan),
+        project="asktwice",
         run_name=plan.settings.name,
         disable_tqdm=True,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # the model is on one device, however many there are
     return arguments
+
+
+def _tracker(plan: Plan) -> str:
+    """Return which tracker is told besides; only the first process tells it.
+
+    Raises:
+        InvalidInput: it is not installed.
+    """
+    name = plan.settings.report_to
+    if name != "none" and find_spec(name) is None:
+        raise InvalidInput(f"--report-to {name}: it is not installed here. Install it: .venv/bin/pip install {name}")
+    return name
 
 
 def _optimizer(plan: Plan) -> dict[str, str]:

@@ -166,3 +166,25 @@ def test_an_optimizer_for_a_gpu_is_refused_without_one(settings: Settings) -> No
         pytest.skip("this machine has one")
     with pytest.raises(InvalidInput, match="needs a GPU"):
         train(settings({"method": "full", "optimizer": "paged_adamw_8bit"}))
+
+
+def test_tensorboard_is_told_of_both_losses(settings: Settings) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    given = settings({"method": "lora"}, report_to="tensorboard")
+    result = train(given)
+    [folder] = (given.home / "tensorboard").iterdir()
+    told = EventAccumulator(str(folder)).Reload()
+    log = [json.loads(line) for line in (result.folder / "log.jsonl").read_text().splitlines()]
+    for tag, key in (("train/loss", "loss"), ("eval/loss", "dev_loss")):
+        ours = {record["step"]: record[key] for record in log if key in record}
+        theirs = {event.step: event.value for event in told.Scalars(tag)}
+        assert theirs == pytest.approx(ours, rel=1e-5)
+
+
+def test_a_tracker_that_is_not_installed_is_told_with_its_package(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.train.find_spec", lambda name: None)
+    with pytest.raises(InvalidInput, match="pip install wandb"):
+        train(settings({"method": "lora"}, report_to="wandb"))
