@@ -9,12 +9,13 @@ sales bot that invents a price is worse than one that asks back.)
 import asyncio
 import random
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import httpx
 
 from contracts.clients import RetrieverClient
-from contracts.errors import InvalidInput
+from contracts.errors import InvalidInput, Unavailable
 from contracts.table import Row
 from trainer.data import Asked
 from trainer.recipe import Recipe
@@ -22,19 +23,31 @@ from trainer.recipe import Recipe
 Retrieve = Callable[[str, int], Sequence[str]]
 """Question and number -> that many texts of the index, best first."""
 
+PATIENCE_S = 600
 UNKNOWN = "К сожалению, об этом у меня нет сведений. Спросите, пожалуйста, о чём-нибудь ещё."
 UNKNOWN_EN = "I am sorry, I have no information on that. Please ask me about something else."
 _CANDIDATES = 20  # the most that a search gives: some of them hold the answer themselves
 _HOLDS = 0.75
 
 
-def search_at(url: str) -> Retrieve:
-    """Return a search through a running retriever, or through the gateway before it."""
+def search_at(url: str, patience_s: float = PATIENCE_S) -> Retrieve:
+    """Return a search through a running retriever, or through the gateway before it.
+
+    Args:
+        patience_s: how long it may be starting or indexing before that is an error.
+    """
 
     async def search(question: str, number: int) -> list[str]:
+        end = time.monotonic() + patience_s
         async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-            found = await RetrieverClient(http).search(question, number)
-        return [passage.text for passage in found.results]
+            while True:
+                try:
+                    found = await RetrieverClient(http).search(question, number)
+                    return [passage.text for passage in found.results]
+                except Unavailable as error:
+                    if time.monotonic() > end:
+                        raise
+                    await asyncio.sleep(min(error.retry_after or 1, max(0.0, end - time.monotonic())))
 
     return lambda question, number: asyncio.run(search(question, number))
 

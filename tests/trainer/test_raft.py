@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
 
-from contracts.errors import InvalidInput
+from contracts.errors import InvalidInput, Unavailable
+from contracts.retrieval import Passage, SearchRequest, SearchResponse
 from contracts.table import Row
+from services.kit import problem_response
+from tests.serving import serving
 from trainer.data import Asked
-from trainer.raft import UNKNOWN, UNKNOWN_EN, holds_answer, unknown, with_passages
+from trainer.raft import UNKNOWN, UNKNOWN_EN, holds_answer, search_at, unknown, with_passages
 from trainer.recipe import Recipe
 
 CONTEXTS = [
@@ -77,6 +82,24 @@ def test_a_passage_that_answers_too_is_no_distractor() -> None:
 def test_an_index_without_anything_wrong_teaches_nothing_and_is_refused() -> None:
     with pytest.raises(InvalidInput, match="asktwice index"):
         with_passages(rows(6)[:1], lambda _, __: CONTEXTS[:1], Recipe(method="raft"))
+
+
+def test_a_running_retriever_is_searched_and_waited_for_while_it_starts() -> None:
+    app, asked = FastAPI(), []
+
+    @app.post("/search")
+    async def found(body: SearchRequest) -> Response:
+        asked.append(body.query)
+        if len(asked) < 3:
+            return problem_response(Unavailable("The index is being opened.", retry_after=0.05))
+        passages = [Passage(id=str(n), title="t", text=text, score=1.0) for n, text in enumerate(CONTEXTS)]
+        return JSONResponse(SearchResponse(results=passages[: body.top_k]).model_dump())
+
+    with serving(app) as url:
+        assert search_at(url)("Сколько?", 2) == CONTEXTS[:2]
+        assert asked == ["Сколько?"] * 3
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        search_at(url, patience_s=0.1)("Сколько?", 2)
 
 
 @pytest.mark.parametrize(
