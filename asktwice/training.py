@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,8 @@ def train_adapter(
         advance = open_until_trained.enter_context(step("Training"))
 
         def report(moment: Moment) -> None:
-            advance(moment.step, moment.steps, str(moment).partition(" · ")[2])
+            told = str(replace(moment, seconds_left=None))  # the bar has its own
+            advance(moment.step, moment.steps, told.partition(" · ")[2])
 
         result = train(settings, report, retrieve)
     if result.skipped:

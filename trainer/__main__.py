@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0 published or there already, 1 failed with a message, 130 interrupted."""
     share_cores()
     given = vars(_parser().parse_args(arguments))
+    ray_workers = given.pop("ray_workers")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("asktwice").setLevel(logging.INFO if ranks.is_first() else logging.ERROR)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a container is stopped as by Ctrl-C
@@ -36,6 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
         settings = trainer_settings(**given)
         from trainer.train import train
 
+        if ray_workers:
+            from trainer.on_ray import train_on_ray
+
+            print(train_on_ray(settings, ray_workers, gpu=settings.device != "cpu"))
+            return 0
         retrieve = search_at(settings.retriever_url) if settings.retriever_url else None
         with console_progress() if ranks.is_first() else nullcontext() as progress:
             result = train(settings, progress, retrieve)
@@ -71,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--home", type=Path, help="where adapters and checkpoints live (default: artifacts)")
     parser.add_argument("--report-to", help="none, tensorboard, mlflow, wandb or trackio (default: none)")
     parser.add_argument("--retriever-url", help="a running retriever, for the recipe raft")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where to train (default: auto)")
+    parser.add_argument("--ray-workers", type=int, help="train in so many workers of Ray Train (needs ray[train])")
     parser.add_argument("--force", action="store_true", default=None, help="train anew even if it is there already")
     return parser
 

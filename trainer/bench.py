@@ -319,9 +319,7 @@ def table(figures: dict[str, Any]) -> str:
     lines.append(f"Published by the notebook ({published['model']}, a card of {published['card']}, {split} rows):")
     for method in METHODS:
         told = published[method]
-        loss = (
-            f"{told['lowest_dev_loss']:>20.3f}{told['final_dev_loss']:>10.3f}" if "final_dev_loss" in told else ""
-        )
+        loss = f"{told['lowest_dev_loss']:>20.3f}{told['final_dev_loss']:>10.3f}" if "final_dev_loss" in told else ""
         lines.append(f"{method:<16}{told['minutes']:>9.2f}{told.get('peak_mb', ''):>10}{loss}".rstrip())
     return "\n".join(lines)
 
