@@ -31,7 +31,7 @@ serve: .venv/installed
 test: .venv/developer
 	@$(BIN)/python -m pytest -m "not slow"
 
-slow: .venv/developer .venv-vllm/installed
+slow: .venv/slow .venv-vllm/installed
 	@$(BIN)/python -m pytest -m slow
 
 # A real server for the backend "openai"; its versions are its own, so it has a folder of its own.
@@ -65,6 +65,10 @@ install: .venv/installed
 
 .venv/developer: .venv/installed
 	@$(PIP) install -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+.venv/slow: .venv/developer
+	@$(PIP) install -q -c constraints.txt -e ".[ray]"
 	@touch $@
 
 clean:

@@ -242,7 +242,7 @@ def train(
     data: Annotated[
         Path, typer.Option("--data", help="CSV, JSONL (messages, alpaca, sharegpt), Parquet, or hf:OWNER/NAME.")
     ],
-    name: Annotated[str, typer.Option("--name", help="It is published as NAME.<digest>.")],
+    name: Annotated[str, typer.Option("--name", help="It is published as NAME.<digest>.")] = "tuned",
     method: Annotated[
         Method | None,
         typer.Option(
@@ -260,12 +260,28 @@ def train(
         Tracker, typer.Option("--report-to", help="Tell a tracker of the losses as well.")
     ] = Tracker.none,
     force: Annotated[bool, typer.Option("--force", help="Train even if the same is there.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Tell time, peak memory and cost, and do not train.")
+    ] = False,
+    price_per_hour: Annotated[
+        float | None, typer.Option("--price-per-hour", help="With --estimate: of this machine, or of --card.", min=0)
+    ] = None,
+    card: Annotated[
+        str | None, typer.Option("--card", help="With --estimate: t4, rtx4090, a100-40, a100, h100, h200, rtx6000.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --estimate: one JSON object.")] = False,
 ) -> None:
     """Fine-tune and publish; a running generator picks it up. `--url`: whose index raft searches."""
-    from asktwice.training import recipe_for, train_adapter
+    from asktwice.training import estimate_training, recipe_for, train_adapter
 
     picked = _profile(profile, home, base)
     chosen = recipe_for(picked, method.value if method else None, recipe)
+    if estimate:
+        from trainer.estimate import render
+
+        report = estimate_training(Home(path=home), picked, data, name, chosen, price_per_hour, card)
+        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else render(report))
+        return
     result = train_adapter(Home(path=home), picked, data, name, chosen, force=force, report_to=report_to.value, url=url)
     typer.echo(result.manifest.id)
 

@@ -13,6 +13,7 @@ from contracts.artifacts import Home
 from contracts.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from trainer.estimate import Report
     from trainer.raft import Retrieve
     from trainer.train import TrainingResult
 
@@ -104,6 +105,21 @@ def _search(home: Home, profile: Profile, url: str | None) -> Iterator["Retrieve
         yield lambda question, number: [passage.text for passage in retriever.search(question, number)]
     finally:
         retriever.close()
+
+
+def estimate_training(
+    home: Home, profile: Profile, data: Path, name: str, recipe: str, price_per_hour: float | None, card: str | None
+) -> "Report":
+    """Tell what the training would take; nothing is trained.
+
+    Raises:
+        InvalidInput: the data, the recipe, the name or the card is refused.
+    """
+    from trainer.estimate import estimate
+    from trainer.settings import trainer_settings
+
+    settings = trainer_settings(data=data, name=name, base=profile.base, recipe=recipe, home=home.path)
+    return estimate(settings, price_per_hour, card, say)
 
 
 def adapter_name(data: Path) -> str:

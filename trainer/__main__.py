@@ -1,6 +1,7 @@
 """``python -m trainer``: train on a CSV and publish what comes out."""
 
 import argparse
+import json
 import logging
 import signal
 import sys
@@ -29,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0 published or there already, 1 failed with a message, 130 interrupted."""
     share_cores()
     given = vars(_parser().parse_args(arguments))
-    ray_workers = given.pop("ray_workers")
+    ray_workers, only_estimate = given.pop("ray_workers"), given.pop("estimate")
+    price, card, as_json = given.pop("price_per_hour"), given.pop("card"), given.pop("json")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("asktwice").setLevel(logging.INFO if ranks.is_first() else logging.ERROR)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a container is stopped as by Ctrl-C
@@ -37,6 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
         settings = trainer_settings(**given)
         from trainer.train import train
 
+        if only_estimate:
+            from trainer.estimate import estimate, render
+
+            report = estimate(settings, price, card)
+            print(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else render(report))
+            return 0
         if ray_workers:
             from trainer.on_ray import train_on_ray
 
@@ -80,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where to train (default: auto)")
     parser.add_argument("--ray-workers", type=int, help="train in so many workers of Ray Train (needs ray[train])")
     parser.add_argument("--force", action="store_true", default=None, help="train anew even if it is there already")
+    parser.add_argument("--estimate", action="store_true", help="tell time, memory and cost, and do not train")
+    parser.add_argument("--price-per-hour", type=float, help="with --estimate: of this machine, or of --card")
+    parser.add_argument("--card", help="with --estimate: the card of the table, such as t4, a100, h100")
+    parser.add_argument("--json", action="store_true", help="with --estimate: one JSON object")
     return parser
 
 
