@@ -25,11 +25,11 @@ from typing import Any
 from contracts.artifacts import Home
 from contracts.dataset import read_dataset
 from contracts.errors import InvalidInput
-from trainer import cards
+from trainer import cards, samples
 from trainer.cards import CARDS, GIB, Card, Lengths, ModelShape, Workload
 from trainer.collate import shared_length
 from trainer.curve import draw_curve
-from trainer.data import NO_LOSS, Example, Examples, make_examples
+from trainer.data import NO_LOSS, Example, Examples, encode, make_examples
 from trainer.model import limit_gpu_memory, load_model, load_tokenizer
 from trainer.plan import Plan, make_plan
 from trainer.publish import log_records
@@ -432,13 +432,18 @@ def _calibrate(settings: TrainerSettings, folder: Path, begun: float) -> Calibra
         with quiet():
             tokenizer = load_tokenizer(settings.base)
             model = load_model(settings.base, plan.recipe, plan.placement)
+            shown = samples.choose(plan.asked, examples)
+            prompts = [encode(each, tokenizer, settings.system_prompt).prompt for each in shown]
+            samples.answer(model, tokenizer, prompts)
             trainer = make_trainer(short, model, tokenizer, replace(examples, dev=some_dev), None)
-            return _measure(trainer, short, examples.train, begun)
+            return _measure(trainer, short, examples.train, begun, lambda: samples.answer(model, tokenizer, prompts))
     except torch.OutOfMemoryError:
         return None
 
 
-def _measure(trainer: Any, plan: Plan, train: list[Example], begun: float) -> Calibration:
+def _measure(
+    trainer: Any, plan: Plan, train: list[Example], begun: float, answer_again: Callable[[], Any]
+) -> Calibration:
     from transformers import TrainerCallback
 
     size, accumulation = plan.recipe.batch_size, plan.recipe.gradient_accumulation
@@ -476,6 +481,7 @@ def _measure(trainer: Any, plan: Plan, train: list[Example], begun: float) -> Ca
     trainer.data_collator = counting
     trainer.add_callback(clock)
     trainer.train()
+    answer_again()
     draw_curve(
         log_records(trainer.state.log_history), 1, "", plan.home.path / "loss.png"
     )  # most of what publishing takes

@@ -182,7 +182,9 @@ def test_the_weights_take_what_they_are_counted_with(prepared: TrainerSettings, 
     from transformers import AutoConfig
 
     shape = cards.shape_of(AutoConfig.from_pretrained(prepared.base), "tiny")
-    model = load_model(prepared.base, quantization, make_plan(prepared).placement)
+    model = load_model(
+        prepared.base, Recipe(method="qlora" if quantization == "nf4" else "lora"), make_plan(prepared).placement
+    )
     linear = cards.NF4_BITS / 8 if quantization == "nf4" else 4
     assert linear * shape.linear + 4 * (shape.total - shape.linear) == pytest.approx(
         sum(storage_bytes(model)), rel=0.03
@@ -207,7 +209,7 @@ def test_what_the_forward_pass_keeps_is_what_the_formula_counts(
 
     plan = make_plan(settings(tmp_path, Path(prepared.base), rows=20, method="lora", dropout=dropout))
     examples, shape = _examples(plan), _base_shape(plan)
-    model = load_model(prepared.base, "none", plan.placement)
+    model = load_model(prepared.base, Recipe(method="qlora" if "none" == "nf4" else "lora"), plan.placement)
     trainer = make_trainer(plan, model, load_tokenizer(prepared.base), examples, None)
     trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
     assert sum(parameter.numel() for parameter in trained) == shape.adapter(plan.recipe)
