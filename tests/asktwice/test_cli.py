@@ -1,5 +1,6 @@
 """The command line as a person meets it."""
 
+import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,12 +10,15 @@ from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from asktwice.cli import cli
-from asktwice.training import adapter_name
+from asktwice.profiles import PROFILES, ProfileName
+from asktwice.training import adapter_name, recipe_for
+from contracts.errors import InvalidInput
 from contracts.generation import AdapterInfo, AdapterList, Mode
 from tests.integration.conftest import asktwice
 from tests.serving import serving
 
 COMMANDS = ["demo", "serve", "index", "train", "ask", "evaluate", "doctor"]
+GROUPS = {"data": ["check"], "adapters": ["import", "merge", "push"], "bench": ["generator"]}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -24,9 +28,16 @@ def test_help_shows_an_example(command: str) -> None:
     assert re.search(rf"Example: .?asktwice {command}", shown.output)
 
 
+@pytest.mark.parametrize(("group", "command"), [(group, one) for group, all in GROUPS.items() for one in all])
+def test_help_of_a_groups_command_shows_an_example(group: str, command: str) -> None:
+    shown = CliRunner().invoke(cli, [group, command, "--help"])
+    assert shown.exit_code == 0
+    assert re.search(rf"Example: .?asktwice {group} {command}", shown.output)
+
+
 def test_all_commands_are_listed() -> None:
     shown = CliRunner().invoke(cli, ["--help"])
-    assert all(re.search(rf"^│ {command}\s", shown.output, re.MULTILINE) for command in COMMANDS)
+    assert all(re.search(rf"^│ {command}\s", shown.output, re.MULTILINE) for command in [*COMMANDS, *GROUPS])
 
 
 @pytest.mark.parametrize(
@@ -153,3 +164,35 @@ def test_a_servers_adapters_are_listed_with_their_state_a_line_each() -> None:
     assert first.split()[0] == "one.1"
     assert first.endswith("ready, pinned")
     assert second.endswith("refused: a value is [31mNaN")
+
+
+@pytest.mark.parametrize(
+    ("profile", "method", "recipe", "chosen"),
+    [
+        ("demo", None, None, "demo"),
+        ("demo", "qlora", None, "demo"),
+        ("demo", "raft", None, "demo_raft"),
+        ("gpu", None, None, "qlora"),
+        ("gpu", "full", None, "full"),
+        ("gpu", "lora", "demo_lora", "demo_lora"),
+    ],
+)
+def test_the_recipe_follows_from_the_profile_the_method_and_what_was_given(
+    profile: str, method: str | None, recipe: str | None, chosen: str
+) -> None:
+    assert recipe_for(PROFILES[ProfileName(profile)], method, recipe) == chosen
+
+
+def test_a_method_and_a_recipe_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="--method full, but the recipe qlora says qlora"):
+        recipe_for(PROFILES[ProfileName.gpu], "full", "qlora")
+
+
+def test_an_estimate_is_told_and_nothing_is_trained(tmp_path: Path) -> None:
+    given = ["train", "--data", "data/selected_qa_full.csv", "--profile", "demo", "--home", str(tmp_path / "home")]
+    result = CliRunner().invoke(cli, [*given, "--estimate", "--price-per-hour", "2", "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert told["here"]["seconds"] > 0
+    assert told["here"]["cost"] == pytest.approx(told["here"]["seconds"] * 2 / 3600, abs=0.01)
+    assert not (tmp_path / "home" / "adapters").exists()
