@@ -262,17 +262,26 @@ def write_json_atomically(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def whole_folder(parent: Path) -> Iterator[Path]:
+def whole_folder(parent: Path, owner: str = "") -> Iterator[Path]:
     """Give a temporary folder under ``parent`` to fill; the caller renames it into place with :func:`move_into_place`.
 
     Whatever is still there at the end is removed.
+
+    Args:
+        owner: of whom there is but one at a time; it removes what a killed one left (:func:`sweep_unfinished`).
     """
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".unfinished-{owner}", dir=parent))
     os.chmod(folder, 0o755)
     try:
         yield folder
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_unfinished(parent: Path, owner: str) -> None:
+    """Remove what an owner that was killed left of :func:`whole_folder`."""
+    for folder in parent.glob(f".unfinished-{owner}*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -24,6 +24,7 @@ from contracts.artifacts import (
     published,
     read_manifest,
     sha256_file,
+    sweep_unfinished,
     whole_folder,
     write_atomically,
 )
@@ -35,6 +36,7 @@ from trainer.plan import Plan
 from trainer.recipe import Recipe
 
 log = logging.getLogger("asktwice")
+_OWNER = "training-"
 _OF_THE_RUN = (SEAL, "trainer_state.json")
 _VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
@@ -58,7 +60,7 @@ def publish(plan: Plan, checkpoint: Path, history: list[dict[str, float]], draft
     Raises:
         InternalError: the weights hold values that are no numbers.
     """
-    with whole_folder(place(plan)) as folder:
+    with whole_folder(place(plan), _OWNER) as folder:
         if plan.recipe.makes_adapter:
             _copy_adapter(checkpoint, folder, draft.base)
         else:
@@ -79,6 +81,11 @@ def publish(plan: Plan, checkpoint: Path, history: list[dict[str, float]], draft
     if read_manifest(target, AdapterManifest).created != now:  # the same weights were there already
         renew(target)
     return target
+
+
+def sweep(plan: Plan) -> None:
+    """Remove what a training that was killed while it published left behind; only one trains in a home at a time."""
+    sweep_unfinished(place(plan), _OWNER)
 
 
 def load_weights(model: Any, checkpoint: Path) -> None:

@@ -61,6 +61,7 @@ def train(
         if ranks.is_first():
             log.info(plan.table.summary())
             held.enter_context(checkpoints.only_training(plan.home))
+            publish.sweep(plan)
         there = ranks.told_by_first(lambda: None if settings.force else publish.find_published(plan))
         if there:
             log.info("%s is published already for this data, base and recipe. It is the newest again.", there.id)

@@ -75,14 +75,13 @@ def log(folder: Path) -> list[dict[str, float]]:
 def kill_and_compare(processes: Any, settings: Settings, tmp_path: Path, method: str, kills: int, seed: int) -> int:
     """Train and kill until so many kills have struck; each training that ends is compared. Return how many ended."""
     rng = random.Random(seed)
-    train(settings(tmp_path / "undisturbed", method))
-    [(expected, folder)] = results(tmp_path / "undisturbed")
-    history = log(folder)
     begun = time.monotonic()
-    whole = processes.Process(target=in_a_process, args=(settings(tmp_path / "timed", method),))
+    whole = processes.Process(target=in_a_process, args=(settings(tmp_path / "undisturbed", method),))
     whole.start()
     whole.join()
     duration = time.monotonic() - begun
+    [(expected, folder)] = results(tmp_path / "undisturbed")
+    history = log(folder)
 
     struck = ended = 0
     while struck < kills or not ended:
