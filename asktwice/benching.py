@@ -2,8 +2,11 @@
 
 import json
 import logging
+from pathlib import Path
+from typing import Any
 
 from asktwice import console
+from asktwice.profiles import BUNDLED_MODEL
 from contracts.errors import InvalidInput
 
 
@@ -39,6 +42,45 @@ def bench_generator(
             seed=seed,
             report=advance,
         )
+    _print(figures, as_json)
+
+
+def bench_trainer(
+    data: Path, base: str | None, shape: str | None, steps: int, rounds: int, max_length: int, seed: int, as_json: bool
+) -> None:
+    """Measure the training beside the classic settings and print the figures.
+
+    Raises:
+        InvalidInput: there is no such base or shape, or too few rows.
+    """
+    import torch
+
+    from trainer.bench import run
+
+    if shape is None and base is None and torch.cuda.is_available():
+        shape = "qwen2.5-1.5b"
+    base = base or str(BUNDLED_MODEL)
+    with console.step(f"{shape or Path(base).name}: {rounds} rounds of {steps} steps, both ways") as advance:
+        figures = run(
+            base, data=data, shape=shape, steps=steps, rounds=rounds, max_length=max_length, seed=seed, report=advance
+        )
+    _print(figures, as_json)
+
+
+def bench_classic(base: str | None, rows: int | None, seed: int, as_json: bool) -> None:
+    """Run the published notebook's table again, scaled down where there is no GPU, and print it.
+
+    Raises:
+        InvalidInput: there is no such base.
+    """
+    from trainer.bench import classic, table
+
+    with console.step("Full, LoRA and QLoRA, as the notebook does and as we do") as advance:
+        figures = classic(base, bundled=str(BUNDLED_MODEL), rows=rows, seed=seed, report=advance)
+    print(json.dumps(figures, ensure_ascii=False) if as_json else table(figures))
+
+
+def _print(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures))
         return

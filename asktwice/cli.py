@@ -220,6 +220,32 @@ def generator(
     bench_generator(shape, clients, rounds, requests, new_tokens, seed, as_json)
 
 
+@bench.command(epilog="Example: `asktwice bench trainer --json`, `asktwice bench trainer --classic`")
+def trainer(
+    classic: Annotated[
+        bool, typer.Option("--classic", help="A published notebook's table instead: full, LoRA, QLoRA.")
+    ] = False,
+    data: Annotated[Path, typer.Option("--data", help="CSV, JSONL or Parquet with short answers.")] = SAMPLE_DATA,
+    base: Annotated[str | None, typer.Option("--base", help="Model. Default: the bundled one.")] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="qwen2.5-0.5b or qwen2.5-1.5b: random weights. Default on a GPU.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Optimizer steps, of 16 rows each.")] = 8,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds; the median is told.")] = 3,
+    max_length: Annotated[int, typer.Option("--max-length", min=64, help="Tokens that the classic way pads to.")] = 512,
+    rows: Annotated[int | None, typer.Option("--rows", min=40, help="With --classic: how many rows to draw.")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
+) -> None:
+    """The trainer beside the classic notebook settings, on the same rows, weights and steps."""
+    from asktwice.benching import bench_classic, bench_trainer
+
+    if classic:
+        bench_classic(base, rows, seed, as_json)
+    else:
+        bench_trainer(data, base, shape, steps, rounds, max_length, seed, as_json)
+
+
 @cli.command(epilog="Example: `asktwice index docs.csv notes.txt`")
 def index(
     paths: Annotated[list[Path], typer.Argument(help="CSV (with the column context) or text files.")],

@@ -18,7 +18,7 @@ from tests.integration.conftest import asktwice
 from tests.serving import serving
 
 COMMANDS = ["demo", "serve", "index", "train", "ask", "evaluate", "doctor"]
-GROUPS = {"data": ["check"], "adapters": ["import", "merge", "push"], "bench": ["generator"]}
+GROUPS = {"data": ["check"], "adapters": ["import", "merge", "push"], "bench": ["generator", "trainer"]}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
