@@ -47,7 +47,7 @@ def import_adapter(
     return manifest.id
 
 
-def merge_adapter(home: Home, id: str, profile: Profile, out: Path) -> Path:
+def merge_adapter(home: Home, id: str, base: str, out: Path) -> Path:
     """Write an adapter and its base as one model.
 
     Raises:
@@ -56,8 +56,8 @@ def merge_adapter(home: Home, id: str, profile: Profile, out: Path) -> Path:
     from trainer.merge import find, merge
 
     adapter = find([home.adapters], id)
-    with step(f"Merging {id} into {profile.base}"):
-        return merge(adapter, profile.base, out)
+    with step(f"Merging {id} into {base}"):
+        return merge(adapter, base, out)
 
 
 def push_published(home: Home, id: str, repository: str, private: bool) -> str:

@@ -160,7 +160,7 @@ def merge(
     """Write an adapter and its base as one model, that needs neither PEFT nor AskTwice."""
     from asktwice.adapters import merge_adapter
 
-    typer.echo(merge_adapter(Home(path=home), id, _profile(profile, home, base), out))
+    typer.echo(merge_adapter(Home(path=home), id, _profile(profile, home, base).base, out))
 
 
 @adapters.command(epilog="Example: `asktwice adapters push support.0123456789ab me/support-lora --private`")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asktwice.console import say, step
-from asktwice.profiles import Prepared, Profile, remember
+from asktwice.profiles import Prepared, Profile, remember, remembered
 from contracts.artifacts import Home
 from contracts.errors import InvalidInput
 
@@ -65,10 +65,9 @@ def train_adapter(
         dev = "" if losses.dev is None else f", dev loss {losses.dev:.3f} at step {losses.best_step}"
         say(f"  published {result.manifest.id}{dev}")
         say(f"  the card with answers before and after: {result.folder / 'README.md'}; the curve: loss.html beside it")
-    remember(
-        home,
-        Prepared(profile=profile.name, base=profile.base, embedding=profile.embedding, data=data.resolve()),
-    )
+    before = remembered(home)
+    indexed = data.resolve() if data.suffix.lower() in (".csv", ".tsv") else before.data if before else None
+    remember(home, Prepared(profile=profile.name, base=profile.base, embedding=profile.embedding, data=indexed))
     return result
 
 

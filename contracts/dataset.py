@@ -35,7 +35,7 @@ MAX_TEXT_CHARS = 5 * MAX_FILE_BYTES
 NO_ANSWER = "No Answer Present."
 """What MS MARCO says in the place of an answer."""
 _JSON = (".json", ".jsonl", ".ndjson")
-_HUB = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[^\s:]+))?(:(?P<split>\S+))?")
+_HUB = re.compile(r"hf:(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^\s:]+))?(:(?P<split>\S+))?")
 _ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
 _BATCH_ROWS = 100
 

@@ -46,9 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else render(report))
             return 0
         if ray_workers:
+            from trainer.model import choose_placement
             from trainer.on_ray import train_on_ray
+            from trainer.recipe import read_recipe
 
-            print(train_on_ray(settings, ray_workers, gpu=settings.device != "cpu"))
+            placement = choose_placement(settings.device, read_recipe(settings.recipe))
+            print(train_on_ray(settings, ray_workers, gpu=placement.device == "cuda"))
             return 0
         retrieve = search_at(settings.retriever_url) if settings.retriever_url else None
         with console_progress() if ranks.is_first() else nullcontext() as progress:
@@ -87,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--retriever-url", help="a running retriever, for the recipe raft")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where to train (default: auto)")
     parser.add_argument("--ray-workers", type=int, help="train in so many workers of Ray Train (needs ray[train])")
-    parser.add_argument("--force", action="store_true", default=None, help="train anew even if it is there already")
+    parser.add_argument(
+        "--force", action="store_true", default=None, help="train anew, from the start, even if it is there"
+    )
     parser.add_argument("--estimate", action="store_true", help="tell time, memory and cost, and do not train")
     parser.add_argument("--price-per-hour", type=float, help="with --estimate: of this machine, or of --card")
     parser.add_argument("--card", help="with --estimate: the card of the table, such as t4, a100, h100")

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from contracts.errors import InvalidInput
 from trainer import ranks
-from trainer.checkpoints import checkpoint, seal
+from trainer.checkpoints import checkpoint, rotate, seal
 from trainer.progress import Moment, Report
 
 
@@ -27,13 +27,19 @@ def memory_in_use() -> int | None:
 
 
 class Seal(TrainerCallback):  # type: ignore[misc]
-    """Seals each checkpoint once all of it is written."""
+    """Seals each checkpoint once all of it is written, and then removes those that are not needed any more."""
+
+    def __init__(self, keep_all: bool):
+        self.keep_all = keep_all
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         ranks.wait_for_all()  # each process writes a part of it
         if not ranks.is_first():
             return
-        seal(checkpoint(Path(args.output_dir), state.global_step))
+        run = Path(args.output_dir)
+        seal(checkpoint(run, state.global_step))
+        if not self.keep_all:
+            rotate(run)
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]

@@ -18,6 +18,7 @@ from contracts.errors import NotReady
 
 SEAL = "complete.json"
 _PREFIX = "checkpoint-"
+_STATE = "trainer_state.json"
 
 
 def checkpoint(run: Path, step: int) -> Path:
@@ -42,17 +43,42 @@ def newest_whole(run: Path) -> Path | None:
 
     The best checkpoint so far must be whole as well, as it may be the one to publish.
     """
-    folders = [folder for folder in run.glob(f"{_PREFIX}*") if folder.name.removeprefix(_PREFIX).isdigit()]
-    for folder in sorted(folders, key=lambda path: int(path.name.removeprefix(_PREFIX)), reverse=True):
-        if is_whole(folder) and _best_is_whole(run, folder):
+    for folder in _newest_first(run):
+        if not is_whole(folder):
+            shutil.rmtree(folder)
+        elif (best := _best(folder)) is None or is_whole(checkpoint(run, best)):
             return folder
-        shutil.rmtree(folder)
     return None
 
 
-def _best_is_whole(run: Path, folder: Path) -> bool:
-    best = json.loads((folder / "trainer_state.json").read_bytes()).get("best_global_step")
-    return best is None or is_whole(checkpoint(run, best))
+def rotate(run: Path) -> None:
+    """Keep the two newest checkpoints and the best one that each of them names; remove the others.
+
+    To be called once the newest is sealed: where that one is damaged later, the one before it still has all it needs.
+    (transformers rotates before anything can be sealed, and keeps the best of the newest alone.)
+    """
+    newest = _newest_first(run)[:2]
+    kept = {*newest, *(checkpoint(run, best) for folder in newest if (best := _best(folder)) is not None)}
+    for folder in _newest_first(run):
+        if folder not in kept:
+            shutil.rmtree(folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether the training of a checkpoint had come to its end: nothing but publishing is left to do."""
+    state = json.loads((folder / _STATE).read_bytes())
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    return bool(state["global_step"] >= state["max_steps"] or control.get("should_training_stop"))
+
+
+def _newest_first(run: Path) -> list[Path]:
+    folders = [folder for folder in run.glob(f"{_PREFIX}*") if folder.name.removeprefix(_PREFIX).isdigit()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix(_PREFIX)), reverse=True)
+
+
+def _best(folder: Path) -> int | None:
+    step: int | None = json.loads((folder / _STATE).read_bytes()).get("best_global_step")
+    return step
 
 
 def check_room(run: Path, model: Any, kept: int) -> None:
@@ -62,11 +88,13 @@ def check_room(run: Path, model: Any, kept: int) -> None:
         NotReady: says how much is missing.
     """
     run.mkdir(parents=True, exist_ok=True)
-    needed, free = kept * checkpoint_bytes(model), shutil.disk_usage(run).free
+    there = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())  # of a training that goes on
+    needed, free = max(0, kept * checkpoint_bytes(model) - there), shutil.disk_usage(run).free
     if free < needed:
         raise NotReady(
             f"The disk has {free / 1e6:,.0f} MB free, and the checkpoints of this training need {needed / 1e6:,.0f}"
-            f" MB ({kept} of them). Free some space or give another --home."
+            f" MB more ({kept} of them). Free some space or give another --home; with best_by accuracy every checkpoint"
+            " is kept, and evals_per_epoch says how many there are."
         )
 
 

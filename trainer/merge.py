@@ -28,7 +28,10 @@ def merge(adapter: Path, base: str, out: Path) -> Path:
     if out.exists():
         raise InvalidInput(f"{out} is there already. Name a new folder.")
     manifest = read_manifest(adapter, ServedManifest)
-    if Path(base).is_dir() and local_revision(Path(base)) != manifest.base.revision:
+    its_own = (
+        manifest.base.revision == local_revision(Path(base)) if Path(base).is_dir() else base == manifest.base.model
+    )
+    if not its_own:
         raise InvalidInput(
             f"{adapter.name} was trained on {manifest.base.model} ({manifest.base.revision[:19]}...), and {base} is"
             " another model. Give its base: --base MODEL."
@@ -66,6 +69,11 @@ def push(folder: Path, repository: str, private: bool) -> str:
     try:
         hub = HfApi()
         hub.create_repo(repository, private=private, exist_ok=True)
+        if private and not hub.repo_info(repository).private:
+            raise InvalidInput(
+                f"{repository} is there and public; the card holds questions and answers of your data. Say --public if"
+                " that is meant, or name another repository."
+            )
         done = hub.upload_folder(
             repo_id=repository, folder_path=folder, commit_message=f"{folder.name}, trained by AskTwice"
         )

@@ -52,9 +52,11 @@ def train_on_ray(settings: TrainerSettings, workers: int, *, gpu: bool) -> str:
 def _work(config: dict[str, Any]) -> None:
     from ray import train as ray
 
+    from trainer.raft import search_at
     from trainer.train import train
 
-    result = train(TrainerSettings(**config["settings"]))
+    settings = TrainerSettings(**config["settings"])
+    result = train(settings, retrieve=search_at(settings.retriever_url) if settings.retriever_url else None)
     # Ray keeps what is reported only where a checkpoint comes along; ours are in the home.
     with tempfile.TemporaryDirectory() as empty:
         ray.report({"id": result.manifest.id}, checkpoint=ray.Checkpoint.from_directory(empty))

@@ -77,6 +77,8 @@ def publish(plan: Plan, checkpoint: Path, history: list[dict[str, float]], draft
         _write(folder / "README.md", card(manifest))
         _write(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
         target = place(plan) / manifest.id
+        if target.is_dir() and not _is_good(target):
+            shutil.rmtree(target)  # the same training, damaged since
         move_into_place(folder, target)
     if read_manifest(target, AdapterManifest).created != now:  # the same weights were there already
         renew(target)
@@ -129,6 +131,13 @@ def _is_recipe(recorded: dict[str, Any], recipe: Recipe) -> bool:
     try:
         return Recipe.model_validate(recorded) == recipe
     except ValidationError:
+        return False
+
+
+def _is_good(folder: Path) -> bool:
+    try:
+        return is_intact(folder, read_manifest(folder, AdapterManifest))
+    except ValueError:
         return False
 
 

@@ -78,7 +78,7 @@ def _with_passages(row: Row, retrieve: Retrieve, recipe: Recipe) -> Asked:
     wanted = rng.randint(1, recipe.distractors)
     found = retrieve(row.question, _CANDIDATES)
     wrong = [text for text in found if not holds_answer(text, row)][:wanted]
-    if wrong and rng.random() < recipe.without_right_passage:
+    if wrong and _proofs(row) and rng.random() < recipe.without_right_passage:
         rng.shuffle(wrong)
         return Asked(row, tuple(wrong), unknown(row.question))
     passages = [row.context, *wrong]
@@ -90,16 +90,23 @@ def holds_answer(text: str, row: Row) -> bool:
     """Tell whether a passage could answer the row's question as its own context does.
 
     It does where it is that context, or a part or an extension of it; and where it has every number of the answer and
-    most of the beginnings of its words that the right context has.
+    most of the beginnings of its words that the right context has. Where nothing but the question's words tells
+    ("Yes."), a passage that has half of them may answer.
     """
     own, other = _plain(row.context), _plain(text)
     if own in other or other in own:
         return True
-    asked = _beginnings(row.question)
-    proofs = (_beginnings(row.answer) & _beginnings(row.context)) - asked
-    there = _beginnings(text)
+    proofs, there = _proofs(row), _beginnings(text)
+    if not proofs:
+        asked = _beginnings(row.question)
+        return 2 * len(asked & there) >= len(asked)
     numbers = {proof for proof in proofs if proof.isdigit()}
-    return bool(proofs) and numbers <= there and len(proofs & there) >= _HOLDS * len(proofs)
+    return numbers <= there and len(proofs & there) >= _HOLDS * len(proofs)
+
+
+def _proofs(row: Row) -> set[str]:
+    """What of the answer comes from the context and not from the question."""
+    return (_beginnings(row.answer) & _beginnings(row.context)) - _beginnings(row.question)
 
 
 def unknown(question: str) -> str:

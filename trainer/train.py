@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from contracts.errors import InvalidInput, NotReady
 from trainer import checkpoints, publish, ranks, samples
 from trainer.collate import SharedPrefixCollator
 from trainer.data import Examples, encode, make_examples, to_dataset
-from trainer.model import limit_gpu_memory, load_model, load_tokenizer, lora_config
+from trainer.model import choose_placement, limit_gpu_memory, load_model, load_tokenizer, lora_config
 from trainer.plan import Plan, make_plan
 from trainer.progress import Report
 from trainer.quiet import quiet
 from trainer.raft import Retrieve
+from trainer.recipe import read_recipe
 from trainer.settings import TrainerSettings
 
 log = logging.getLogger("asktwice")
@@ -53,9 +55,11 @@ def train(
         InvalidInput: the file, the recipe or the base is wrong, or the training diverged.
         NotReady: another training runs in this home, or memory, disk or index do not suffice.
     """
-    plan = make_plan(settings, retrieve)
-    ranks.check(plan.recipe)
-    ranks.join(plan.placement.device)
+    recipe = read_recipe(settings.recipe)
+    ranks.check(recipe)
+    ranks.join(choose_placement(settings.device, recipe).device)
+    plan = ranks.told_by_first(lambda: make_plan(settings, retrieve))
+    _optimizer(plan), _tracker(plan)  # what is missing is told before anything is loaded
     with ExitStack() as held:
         held.enter_context(quiet())
         if ranks.is_first():
@@ -91,7 +95,7 @@ def _train_and_publish(plan: Plan, progress: Report | None) -> Path:
     prompts = [encode(each, tokenizer, plan.settings.system_prompt).prompt for each in shown]
     before = samples.answer(model, tokenizer, prompts)
     trainer = make_trainer(plan, model, tokenizer, examples, progress)
-    checkpoints.check_room(plan.run, trainer.model, _kept(plan, trainer.args))
+    checkpoints.check_room(plan.run, trainer.model, _kept(plan, trainer.args, bool(examples.dev)))
     loaded = time.perf_counter()
     _run(trainer, resume)
     trained = time.perf_counter()
@@ -119,7 +123,15 @@ def _train_and_publish(plan: Plan, progress: Report | None) -> Path:
         created=datetime.now(UTC),
         published=datetime.now(UTC),
     )
-    return ranks.told_by_first(lambda: publish.publish(plan, folder, history, draft))
+    return ranks.told_by_first(lambda: _publish(plan, trainer.model, folder, history, draft))
+
+
+def _publish(plan: Plan, model: Any, folder: Path, history: list[dict[str, float]], draft: AdapterManifest) -> Path:
+    try:
+        return publish.publish(plan, folder, history, draft)
+    except Exception as error:  # safetensors' own is no OSError
+        checkpoints.explain_full_disk(plan.run, model, error)
+        raise
 
 
 def _where_to_begin(plan: Plan) -> Path | None:
@@ -145,6 +157,7 @@ def make_trainer(plan: Plan, model: Any, tokenizer: Any, examples: Examples, pro
 
     Its checkpoints go to ``plan.run``.
     """
+    from torch.utils.data import DataLoader
     from transformers import EarlyStoppingCallback, PrinterCallback
     from trl import SFTTrainer
 
@@ -162,12 +175,25 @@ def make_trainer(plan: Plan, model: Any, tokenizer: Any, examples: Examples, pro
         eval_dataset=to_dataset(examples.dev) if examples.dev else None,
         processing_class=tokenizer,
         peft_config=lora_config(recipe) if recipe.makes_adapter else None,
-        callbacks=[Seal(), Watch(progress if ranks.is_first() else None, tokens_per_step), *stop],
+        callbacks=[
+            Seal(_keeps_all(plan, bool(examples.dev))),
+            Watch(progress if ranks.is_first() else None, tokens_per_step),
+            *stop,
+        ],
     )
     if blanks:
         sampler = ranks.blanks_last(len(examples.train), blanks)
         trainer._get_train_sampler = lambda _=None: sampler
-    if recipe.shared_prefix and recipe.max_length <= (getattr(model.config, "sliding_window", None) or math.inf):
+    if ranks.world() > 1 and examples.dev:
+        # Every process evaluates every row: shares of an uneven number would be filled with rows that count twice.
+        trainer.get_eval_dataloader = lambda _=None: DataLoader(
+            trainer.eval_dataset, recipe.batch_size, collate_fn=trainer.data_collator
+        )
+    if (
+        recipe.shared_prefix
+        and _attends_to_rows_alone(model)
+        and recipe.max_length <= (getattr(model.config, "sliding_window", None) or math.inf)
+    ):
         trainer.data_collator = SharedPrefixCollator(pad=trainer.data_collator)
     trainer.remove_callback(PrinterCallback)
     for callback in trainer.callback_handler.callbacks:
@@ -178,6 +204,14 @@ def make_trainer(plan: Plan, model: Any, tokenizer: Any, examples: Examples, pro
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return trainer
+
+
+def _attends_to_rows_alone(model: Any) -> bool:
+    """Tell whether a mask and positions are all that rows of one sequence need to be strangers to each other.
+
+    Not so where a state runs along the sequence (Mamba and its like), or where positions cannot be given (ALiBi).
+    """
+    return not getattr(model, "_is_stateful", False) and "position_ids" in signature(model.forward).parameters
 
 
 def most_accurate(history: list[dict[str, float]], dev_tokens: int) -> int:
@@ -199,6 +233,11 @@ def _evaluated(history: list[dict[str, float]]) -> list[int]:
 
 def _keeps_lowest_loss(plan: Plan, has_dev: bool) -> bool:
     return plan.recipe.keep == "best" and plan.recipe.best_by == "loss" and has_dev
+
+
+def _keeps_all(plan: Plan, has_dev: bool) -> bool:
+    """Which one is best by the accuracy is known at the end."""
+    return plan.recipe.keep == "best" and plan.recipe.best_by == "accuracy" and has_dev
 
 
 def _arguments(plan: Plan, rows: int, has_dev: bool) -> Any:
@@ -229,7 +268,7 @@ def _arguments(plan: Plan, rows: int, has_dev: bool) -> Any:
         eval_steps=eval_steps,
         save_strategy="steps",
         save_steps=eval_steps,
-        save_total_limit=2 if keep_best or recipe.keep == "last" else None,  # else which is best is known at the end
+        save_total_limit=None,  # ours to remove, see Seal
         load_best_model_at_end=keep_best,
         metric_for_best_model="eval_loss" if keep_best else None,
         greater_is_better=False if keep_best else None,
@@ -269,14 +308,18 @@ def _optimizer(plan: Plan) -> dict[str, str]:
     return {"optim": wanted}
 
 
-def _kept(plan: Plan, arguments: Any) -> int:
-    """Return how many checkpoints are there at once, the one being written included."""
-    return 1 + int(arguments.save_total_limit or math.ceil(arguments.max_steps / arguments.save_steps))
+def _kept(plan: Plan, arguments: Any, has_dev: bool) -> int:
+    """Return how many checkpoints are there at once: the two newest, their best, and the one being written."""
+    return math.ceil(arguments.max_steps / arguments.save_steps) if _keeps_all(plan, has_dev) else 4
 
 
 def _run(trainer: Any, resume: Path | None) -> None:
     import torch
+    from transformers import TrainerState
 
+    if resume and checkpoints.is_finished(resume):  # transformers would go on to the end of the epoch
+        trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
+        return
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except torch.OutOfMemoryError as error:

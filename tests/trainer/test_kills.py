@@ -30,6 +30,10 @@ RECIPE = {
 }
 
 
+class Stopped(Exception):
+    pass
+
+
 @pytest.fixture(scope="module")
 def processes() -> Any:
     """Processes that have the libraries loaded when they begin: else most kills would only meet imports."""
@@ -118,6 +122,43 @@ def test_a_hundred_kills_lose_nothing(
     assert kill_and_compare(processes, settings, tmp_path, method, kills=kills, seed=2) >= 3
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [{"patience": 1, "learning_rate": 0.05, "epochs": 30}, {"max_steps": 7, "keep": "last"}],
+    ids=["stopped early", "ended within an epoch"],
+)
+def test_what_had_ended_before_it_was_published_is_published_and_not_trained_on(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]
+) -> None:
+    monkeypatch.setitem(globals(), "RECIPE", RECIPE | recipe)
+    undisturbed = train(settings(tmp_path / "undisturbed", "qlora"))
+
+    def killed(*_: Any) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.publish.draw_curve", killed)
+        with pytest.raises(Stopped):
+            train(settings(tmp_path / "home", "qlora"))
+    moments: list[Any] = []
+    resumed = train(settings(tmp_path / "home", "qlora"), moments.append)
+    assert not moments
+    assert (resumed.manifest.id, resumed.manifest.losses) == (undisturbed.manifest.id, undisturbed.manifest.losses)
+    assert log(resumed.folder) == log(undisturbed.folder)
+
+
+def test_where_the_newest_and_best_is_damaged_the_one_before_it_still_has_its_own_best(tmp_path: Path) -> None:
+    for step, best in ((5, 5), (8, 5), (9, 5), (10, 10)):
+        folder = checkpoints.checkpoint(tmp_path, step)
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(json.dumps({"best_global_step": best}))
+        checkpoints.seal(folder)
+        checkpoints.rotate(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5", "checkpoint-9"]
+    damage("flipped", checkpoints.checkpoint(tmp_path, 10) / "trainer_state.json")
+    assert checkpoints.newest_whole(tmp_path) == checkpoints.checkpoint(tmp_path, 9)
+
+
 def damage(how: str, path: Path) -> None:
     if how == "deleted":
         path.unlink()
@@ -127,10 +168,6 @@ def damage(how: str, path: Path) -> None:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-
-
-class Stopped(Exception):
-    pass
 
 
 def test_a_checkpoint_with_any_file_damaged_is_passed_over(settings: Settings, tmp_path: Path) -> None:

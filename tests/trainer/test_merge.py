@@ -74,13 +74,16 @@ def test_an_unknown_id_names_those_there_are(trained: TrainingResult) -> None:
 class FakeHub:
     """Takes an upload as the hub does, or answers as it does to those whom it does not let in."""
 
-    def __init__(self, trouble: Exception | None = None):
-        self.trouble, self.files, self.private = trouble, {}, None
+    def __init__(self, trouble: Exception | None = None, public: bool = False):
+        self.trouble, self.files, self.private, self.public = trouble, {}, None, public
 
     def create_repo(self, repository: str, private: bool, exist_ok: bool) -> None:
         if self.trouble:
             raise self.trouble
         self.private = private
+
+    def repo_info(self, repository: str) -> Any:
+        return SimpleNamespace(private=self.private and not self.public)
 
     def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> Any:
         self.files = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
@@ -97,6 +100,16 @@ def test_everything_that_was_published_is_uploaded(trained: TrainingResult, monk
     assert push(trained.folder, "me/sales", private=True) == "https://hub/me/sales/commit/1"
     assert hub.private is True
     assert hub.files == {path.name: path.read_bytes() for path in trained.folder.iterdir()}
+
+
+def test_nothing_goes_to_a_public_repository_unless_that_is_said(
+    trained: TrainingResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = FakeHub(public=True)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    with pytest.raises(InvalidInput, match="--public"):
+        push(trained.folder, "me/sales", private=True)
+    assert not hub.files
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,14 @@ def test_a_passage_that_answers_too_is_no_distractor() -> None:
     assert other_words not in asked[0].passages
 
 
+def test_an_answer_that_nothing_but_the_question_tells_is_never_called_unknown() -> None:
+    row = Row(1, {"question": "Есть ли рассрочка?", "answer": "Да.", "context": "Курс можно оплатить в рассрочку."})
+    assert holds_answer("Рассрочка доступна на 12 месяцев.", row)
+    recipes = [Recipe(method="raft", seed=seed, without_right_passage=0.9) for seed in range(20)]
+    asked = [with_passages([row], search, recipe)[0] for recipe in recipes]
+    assert all(each.answer == "Да." and row.context in each.passages for each in asked)
+
+
 def test_an_index_without_anything_wrong_teaches_nothing_and_is_refused() -> None:
     with pytest.raises(InvalidInput, match="asktwice index"):
         with_passages(rows(6)[:1], lambda _, __: CONTEXTS[:1], Recipe(method="raft"))

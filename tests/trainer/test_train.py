@@ -316,3 +316,13 @@ def test_a_published_adapter_that_was_damaged_is_trained_again(settings: Setting
     again = train(settings())
     assert not again.skipped
     assert (again.folder, weights.read_bytes()) == (first.folder, whole)
+
+
+@pytest.mark.parametrize("damaged", ["adapter_model.safetensors", "manifest.json"])
+def test_a_forced_training_replaces_a_damaged_result_of_the_same_id(settings: Settings, damaged: str) -> None:
+    first = train(settings())
+    (first.folder / damaged).write_bytes(b"{")
+    again = train(settings(force=True))
+    assert again.folder == first.folder
+    assert [m.id for m in published_adapters(Home(path=settings().home), AdapterManifest)] == [first.manifest.id]
+    assert sha256_file(again.folder / ADAPTER_WEIGHTS) == again.manifest.files[ADAPTER_WEIGHTS]
