@@ -185,9 +185,11 @@ def make_trainer(plan: Plan, model: Any, tokenizer: Any, examples: Examples, pro
         sampler = ranks.blanks_last(len(examples.train), blanks)
         trainer._get_train_sampler = lambda _=None: sampler
     if ranks.world() > 1 and examples.dev:
-        # Every process evaluates every row: shares of an uneven number would be filled with rows that count twice.
+        # Every process evaluates every row, in batches of one size: rows that fill up a share would count twice, and a
+        # shorter batch as much as a longer one.
+        even = max(size for size in range(1, recipe.batch_size + 1) if len(examples.dev) % size == 0)
         trainer.get_eval_dataloader = lambda _=None: DataLoader(
-            trainer.eval_dataset, recipe.batch_size, collate_fn=trainer.data_collator
+            trainer.eval_dataset, even, collate_fn=trainer.data_collator
         )
     if (
         recipe.shared_prefix
