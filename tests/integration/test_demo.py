@@ -64,7 +64,7 @@ def test_every_step_says_how_long_it_took(demo: Demo) -> None:
     steps = re.findall(r"✓ (.+): [\d.]+ s", demo.stderr)
     assert steps == [
         "Indexing the contexts",
-        "Training the adapter",
+        "Training",
         "Starting the services",
         "Asking every question in rag and ft",
     ]
