@@ -1,16 +1,19 @@
-"""What hangs on transformers' training loop: watching it, and sealing its checkpoints."""
+"""What hangs on transformers' training loop: the dev loss, watching it, and sealing its checkpoints."""
 
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from trl import SFTTrainer
 
 from contracts.errors import InvalidInput
 from trainer import ranks
 from trainer.checkpoints import checkpoint, rotate, seal
+from trainer.data import NO_LOSS
 from trainer.progress import Moment, Report
 
 
@@ -24,6 +27,32 @@ def memory_in_use() -> int | None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         return None
+
+
+class TokenMeanTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer, whose dev loss and dev accuracy are means over all answer tokens.
+
+    The libraries' own are means over batches, where a token of a short batch counts more than one of a long batch; so
+    they change with the batch size, and with how many processes share it.
+    """
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self._batches: list[tuple[float, int]] = []
+        output = super().evaluation_loop(*args, **kwargs)
+        losses, tokens = zip(*self._batches, strict=True)
+        accuracies = self._metrics["eval"]["mean_token_accuracy"]
+        output.metrics["eval_loss"] = _mean(losses, tokens)
+        self._metrics["eval"]["mean_token_accuracy"] = [_mean(accuracies, tokens)]
+        return output
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        self._batches.append((float(loss), int((inputs["labels"][..., 1:] != NO_LOSS).sum())))
+        return loss, logits, labels
+
+
+def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
 
 
 class Seal(TrainerCallback):  # type: ignore[misc]

@@ -6,12 +6,16 @@ DistributedDataParallel. The first process reads and writes files; the others ar
 
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
-from contracts.errors import InvalidInput
+from contracts.errors import AskTwiceError, InvalidInput
 from trainer.recipe import Recipe
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(hours=2)
+"""How long a process waits for the others: the first reads the data and publishes alone, of large models for long."""
 
 
 def world() -> int:
@@ -34,18 +38,28 @@ def join(device: str) -> None:
     if world() > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=device == "cpu")
+        PartialState(cpu=device == "cpu", timeout=PATIENCE)
 
 
 def told_by_first(find: Callable[[], T]) -> T:
-    """Return what the first process finds; the others wait for it and look at nothing themselves."""
+    """Return what the first process finds; the others wait for it and look at nothing themselves.
+
+    An error of ours is told as well: every process raises it.
+    """
     if world() == 1:
         return find()
     import torch.distributed as group
 
-    found = [find() if is_first() else None]
-    group.broadcast_object_list(found, src=0)
-    return found[0]  # type: ignore[return-value]
+    told: list[Any] = [None]
+    if is_first():
+        try:
+            told = [find()]
+        except AskTwiceError as error:
+            told = [error]
+    group.broadcast_object_list(told, src=0)
+    if isinstance(told[0], AskTwiceError):
+        raise told[0]
+    return told[0]  # type: ignore[no-any-return]
 
 
 def wait_for_all() -> None:
@@ -65,26 +79,28 @@ def blanks(rows: int, batch_size: int) -> int:
     return -rows % batch_size if world() > 1 else 0
 
 
-def blanks_last(rows: int, blanks: int) -> Any:
-    """Return a sampler that draws the rows in the order of a single process, then the blanks that stand after them."""
+def as_one_draws(rows: int, blanks: int, epoch: Callable[[], int]) -> Any:
+    """Return a sampler that draws the rows in the order of a single process, then the blanks that stand after them.
+
+    It asks for the epoch when it begins to draw: where a training goes on within an epoch, accelerate tells it to a
+    single process's sampler alone, and several would go on in the order of the first epoch (accelerate 1.15).
+    """
     from accelerate.data_loader import SeedableRandomSampler
     from torch.utils.data import Sampler
 
-    class BlanksLast(Sampler[int]):  # accelerate replaces what is a RandomSampler itself
+    class AsOneDraws(Sampler[int]):  # accelerate replaces what is a RandomSampler itself
         def __init__(self) -> None:
             self._drawn = SeedableRandomSampler(range(rows))
 
         def __iter__(self) -> Iterator[int]:
+            self._drawn.set_epoch(epoch())
             yield from self._drawn
             yield from range(rows, rows + blanks)
 
         def __len__(self) -> int:
             return rows + blanks
 
-        def set_epoch(self, epoch: int) -> None:
-            self._drawn.set_epoch(epoch)
-
-    return BlanksLast()
+    return AsOneDraws()
 
 
 def check(recipe: Recipe) -> None:

@@ -27,6 +27,8 @@ from trainer.settings import TrainerSettings
 
 log = logging.getLogger("asktwice")
 
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
@@ -62,11 +64,8 @@ def train(
     _optimizer(plan), _tracker(plan)  # what is missing is told before anything is loaded
     with ExitStack() as held:
         held.enter_context(quiet())
-        if ranks.is_first():
-            log.info(plan.table.summary())
-            held.enter_context(checkpoints.only_training(plan.home))
-            publish.sweep(plan)
-        there = ranks.told_by_first(lambda: None if settings.force else publish.find_published(plan))
+        log.info(plan.table.summary())
+        there = ranks.told_by_first(lambda: _look(plan, held))
         if there:
             log.info("%s is published already for this data, base and recipe. It is the newest again.", there.id)
             folder = publish.place(plan) / there.id
@@ -78,6 +77,13 @@ def train(
             shutil.rmtree(plan.run, ignore_errors=True)
         ranks.wait_for_all()
         return TrainingResult(read_manifest(folder, AdapterManifest), folder, bool(there), plan.table.summary())
+
+
+def _look(plan: Plan, held: ExitStack) -> AdapterManifest | None:
+    """Keep other trainings out of this home, clean up after killed ones, and return what is published already."""
+    held.enter_context(checkpoints.only_training(plan.home))
+    publish.sweep(plan)
+    return None if plan.settings.force else publish.find_published(plan)
 
 
 def _train_and_publish(plan: Plan, progress: Report | None) -> Path:
@@ -159,16 +165,15 @@ def make_trainer(plan: Plan, model: Any, tokenizer: Any, examples: Examples, pro
     """
     from torch.utils.data import DataLoader
     from transformers import EarlyStoppingCallback, PrinterCallback
-    from trl import SFTTrainer
 
-    from trainer.callbacks import Seal, Watch
+    from trainer.callbacks import Seal, TokenMeanTrainer, Watch
 
     recipe = plan.recipe
     rows = recipe.batch_size * recipe.gradient_accumulation
     blanks = ranks.blanks(len(examples.train), recipe.batch_size)
     tokens_per_step = rows * sum(map(len, examples.train)) / len(examples.train)
     stop = [EarlyStoppingCallback(recipe.patience)] if _keeps_lowest_loss(plan, bool(examples.dev)) else []
-    trainer = SFTTrainer(
+    trainer = TokenMeanTrainer(
         model=model,
         args=_arguments(plan, len(examples.train), bool(examples.dev)),
         train_dataset=to_dataset(examples.train, blanks),
@@ -181,21 +186,15 @@ def make_trainer(plan: Plan, model: Any, tokenizer: Any, examples: Examples, pro
             *stop,
         ],
     )
-    if blanks:
-        sampler = ranks.blanks_last(len(examples.train), blanks)
+    if ranks.world() > 1:
+        sampler = ranks.as_one_draws(len(examples.train), blanks, lambda: int(trainer.state.epoch or 0))
         trainer._get_train_sampler = lambda _=None: sampler
     if ranks.world() > 1 and examples.dev:
-        # Every process evaluates every row, in batches of one size: rows that fill up a share would count twice, and a
-        # shorter batch as much as a longer one.
-        even = max(size for size in range(1, recipe.batch_size + 1) if len(examples.dev) % size == 0)
+        # Every process evaluates every row: rows that fill up a share would count twice.
         trainer.get_eval_dataloader = lambda _=None: DataLoader(
-            trainer.eval_dataset, even, collate_fn=trainer.data_collator
+            trainer.eval_dataset, recipe.batch_size, collate_fn=trainer.data_collator
         )
-    if (
-        recipe.shared_prefix
-        and _attends_to_rows_alone(model)
-        and recipe.max_length <= (getattr(model.config, "sliding_window", None) or math.inf)
-    ):
+    if recipe.shared_prefix and _attends_to_rows_alone(model, recipe.max_length):
         trainer.data_collator = SharedPrefixCollator(pad=trainer.data_collator)
     trainer.remove_callback(PrinterCallback)
     for callback in trainer.callback_handler.callbacks:
@@ -208,12 +207,22 @@ def make_trainer(plan: Plan, model: Any, tokenizer: Any, examples: Examples, pro
     return trainer
 
 
-def _attends_to_rows_alone(model: Any) -> bool:
+def _attends_to_rows_alone(model: Any, longest: int) -> bool:
     """Tell whether a mask and positions are all that rows of one sequence need to be strangers to each other.
 
-    Not so where a state runs along the sequence (Mamba and its like), or where positions cannot be given (ALiBi).
+    Not so where a state runs along the sequence (Mamba, linear attention), where positions cannot be given (ALiBi),
+    where the attention takes no mask of ours (FlashAttention), or where it looks back no further than a window that a
+    row of ``longest`` tokens outgrows: the mask would take the window's place.
     """
-    return not getattr(model, "_is_stateful", False) and "position_ids" in signature(model.forward).parameters
+    config = model.config.get_text_config()
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return (
+        not getattr(model, "_is_stateful", False)
+        and set(getattr(config, "layer_types", None) or []) <= _ATTENTION
+        and "position_ids" in signature(model.forward).parameters
+        and config._attn_implementation in ("sdpa", "eager")
+        and longest <= min(filter(None, windows), default=math.inf)
+    )
 
 
 def most_accurate(history: list[dict[str, float]], dev_tokens: int) -> int:
@@ -254,7 +263,7 @@ def _arguments(plan: Plan, rows: int, has_dev: bool) -> Any:
         per_device_train_batch_size=recipe.batch_size // ranks.world(),
         per_device_eval_batch_size=recipe.batch_size,
         gradient_accumulation_steps=recipe.gradient_accumulation,
-        gradient_checkpointing=recipe.gradient_checkpointing,
+        activation_checkpointing=recipe.gradient_checkpointing,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.scheduler,
         warmup_steps=int(steps * recipe.warmup),

@@ -24,6 +24,8 @@ from contracts.artifacts import (
 from contracts.errors import InvalidInput
 from contracts.generation import Mode
 from contracts.prompts import build_messages
+from tests.trainer.conftest import write_csv
+from trainer.bench import dev_loss
 from trainer.collate import SharedPrefixCollator
 from trainer.data import make_examples
 from trainer.model import load_model, load_tokenizer
@@ -31,7 +33,7 @@ from trainer.plan import make_plan
 from trainer.progress import Moment
 from trainer.settings import TrainerSettings
 from trainer.split import split_rows
-from trainer.train import make_trainer, most_accurate, train
+from trainer.train import _attends_to_rows_alone, make_trainer, most_accurate, train
 
 RECIPE = {
     "method": "qlora",
@@ -283,6 +285,54 @@ def test_a_shared_prefix_gives_the_losses_and_gradients_of_the_padded_batch(sett
     assert shared[1] == pytest.approx(padded[1], rel=1e-5)
     for name, gradient in padded[2].items():
         torch.testing.assert_close(shared[2][name], gradient, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_the_dev_loss_is_the_mean_over_answer_tokens_however_they_fall_into_batches(
+    batch_size: int, settings: Settings, tmp_path: Path
+) -> None:
+    rows = [(f"Курс {n} дорогой?", "да, " * 3 * n + "да.") for n in range(14)]  # answers of very different lengths
+    data = write_csv(tmp_path / "uneven.csv", rows)
+    plan = make_plan(settings({"dev_fraction": 0.4, "batch_size": batch_size}, data=data))
+    tokenizer = load_tokenizer(plan.settings.base)
+    examples = make_examples(plan.asked, tokenizer, plan.settings.system_prompt, plan.recipe)
+    trainer = make_trainer(plan, load_model(plan.settings.base, plan.recipe, plan.placement), tokenizer, examples, None)
+    found = trainer.evaluate()
+    assert len({len(example.answer) for example in examples.dev}) > 3
+    assert found["eval_loss"] == pytest.approx(dev_loss(trainer.model, examples.dev), rel=1e-4)
+    right = 0
+    for example in examples.dev:
+        with torch.no_grad():
+            logits = trainer.model(torch.tensor([example.prompt + example.answer])).logits[0]
+        predicted = logits.argmax(-1)[len(example.prompt) - 1 : -1]
+        right += int((predicted == torch.tensor(example.answer)).sum())
+    tokens = sum(len(example.answer) for example in examples.dev)
+    [logged] = [record for record in trainer.state.log_history if "eval_loss" in record]
+    assert logged["eval_mean_token_accuracy"] == pytest.approx(right / tokens)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "alone"),
+    [
+        ("llama", {}, True),
+        ("mistral", {"sliding_window": 16}, False),
+        ("mistral", {"sliding_window": 64}, True),
+        ("gemma3_text", {"sliding_window": 16, "head_dim": 8}, False),
+        ("bloom", {}, False),
+        ("mamba", {}, False),
+        ("qwen3_next", {"head_dim": 8}, False),
+        ("llama", {"attn_implementation": "flex_attention"}, False),
+    ],
+)
+def test_rows_share_a_sequence_only_where_the_model_keeps_them_apart(
+    architecture: str, config: dict[str, Any], alone: bool
+) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    small = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "n_layer": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "n_head": 2, "num_experts": 2, "pad_token_id": 0}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **small, **heads, **config))
+    assert _attends_to_rows_alone(model, longest=64) is alone
 
 
 def test_adapters_train_in_float32_and_only_answers_carry_loss(settings: Settings) -> None:
