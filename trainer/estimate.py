@@ -409,7 +409,9 @@ def _same_method(shape: ModelShape, recipe: Recipe, lengths: Lengths, card: Card
 def calibrate(settings: TrainerSettings) -> Calibration | None:
     """Run a few real steps in a process of their own; None where the memory did not suffice for them."""
     share_cores()  # of the new process: as a training's own does
-    folder = Path(tempfile.mkdtemp(prefix="asktwice-estimate-"))
+    training = Home(path=settings.home.resolve()).training  # the disk that checkpoints will be written to
+    training.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="estimate-", dir=training))
     try:
         with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as alone:
             return alone.submit(_calibrate, settings, folder, time.time()).result()

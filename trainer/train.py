@@ -338,7 +338,7 @@ def _run(trainer: Any, resume: Path | None) -> None:
             "The GPU's memory does not suffice for this training. Lower batch_size (and raise gradient_accumulation)"
             " in the recipe, or raise ASKTWICE_GPU_MEMORY_SHARE."
         ) from error
-    except (OSError, RuntimeError) as error:  # torch's and safetensors' own of a full disk do not say so
+    except Exception as error:  # torch's and safetensors' own of a full disk are no OSError
         checkpoints.explain_full_disk(Path(trainer.args.output_dir), trainer.model, error)
         raise
 
