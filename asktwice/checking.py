@@ -13,6 +13,7 @@ from asktwice.console import step
 from contracts.dataset import read_dataset
 from contracts.errors import InvalidInput
 from trainer.check import DataReport, check_data
+from trainer.plan import read_rows
 from trainer.recipe import read_recipe
 from trainer.settings import trainer_settings
 
@@ -37,7 +38,7 @@ def check_file(
     # What the environment says of a training holds for its check; its name is not used.
     settings = trainer_settings(data=Path(path), name="check", base=base, recipe=recipe)
     chosen = read_recipe(settings.recipe)
-    table = read_dataset(path, ("question", "answer"), ("context",))
+    table = read_rows(path, chosen)
     test_table = read_dataset(test, ("question",), ("answer", "context")) if test else None
     with step(f"Checking {path}") as advance:
         tokenizer = _tokenizer(base) if base else None
