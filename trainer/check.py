@@ -481,9 +481,10 @@ def _too_long(examples: Sequence[Example], lengths: TokenLengths | None, recipe:
             "lengths",
             shown,
             len(examples),
-            f"rows that can exceed the recipe's {recipe.max_length} tokens, and are left out if they do: {len(over)} of"
-            f" {len(examples)} (at most {told}). Raise max_length, lower distractors or shorten the contexts.{counted}",
-            f"all rows fit into the recipe's {recipe.max_length} tokens (at most {told}).{counted}",
+            f"rows that can exceed the recipe's {recipe.max_length} tokens, and are left out if they do: {len(over)}"
+            f" of {len(examples)} (upper bounds: {told}). Raise max_length, lower distractors or shorten"
+            f" the contexts.{counted}",
+            f"all rows fit into the recipe's {recipe.max_length} tokens (upper bounds: {told}).{counted}",
         )
     few = len(examples) - len(over) < MIN_ROWS
     return _finding(

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from asktwice.checking import check_file
-from contracts.errors import InvalidInput
 from contracts.prompts import SYSTEM_PROMPT
 from contracts.retrieval import RowError
 from contracts.table import Row, Table, read_table
@@ -427,27 +426,40 @@ def test_a_file_is_checked_and_its_brackets_are_shown_as_they_are(
     path = tmp_path / "qa.csv"
     lines = [f"Вопрос {n}?,Да {n}.,Да {n}.\n" for n in range(11)]
     path.write_text("question,answer,context\n" + "".join(lines) + "[bold]Где?,#Н/Д [/red],\n", encoding="utf-8")
-    assert check_file(path, path, str(base), None, as_json=False) == "warn"
+    assert check_file(path, path, str(base), "qlora", as_json=False) == "warn"
     shown = capsys.readouterr().out
     assert "#Н/Д [/red]" in shown
     assert "[bold]Где?" in shown
-    assert check_file(path, None, None, "demo", as_json=True) == "warn"
+    assert check_file(path, None, str(base), "demo", as_json=True) == "warn"
     report = json.loads(capsys.readouterr().out)
     assert report["test_file"] is None
+    assert report["tokens"]["max"] > 0
     assert {finding["name"]: finding["count"] for finding in report["findings"]}["no context"] == 1
 
 
 def test_raft_takes_no_row_without_a_context_and_the_check_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "qa.csv"
     lines = [f"Вопрос {n}?,Да {n}.,Да {n}.\n" for n in range(11)]
     path.write_text("question,answer,context\n" + "".join(lines) + "Где?,Тут.,\n", encoding="utf-8")
-    assert check_file(path, None, None, "demo_raft", as_json=True) == "warn"
+    assert check_file(path, None, str(base), "demo_raft", as_json=True) == "warn"
     [rows] = [each for each in json.loads(capsys.readouterr().out)["findings"] if each["name"] == "rows"]
     assert [each["text"] for each in rows["examples"]] == ["empty context"]
 
 
-def test_a_base_that_is_none_is_told_plainly(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"tokenizer of .*nothing"):
-        check_file(SAMPLE, None, str(tmp_path / "nothing"), None, as_json=True)
+@pytest.mark.parametrize("base", ["someone/some-model", "no/such/folder"])
+def test_lengths_that_cannot_be_measured_say_why_and_what_to_do(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    path = tmp_path / "[" / "red].csv"  # rich would take it for the end of a colour
+    path.parent.mkdir()
+    path.write_bytes(SAMPLE.read_bytes())
+    assert check_file(str(path), None, base, "demo", as_json=True) == "warn"
+    report = json.loads(capsys.readouterr().out)
+    assert report["tokens"] is None
+    [finding] = [each for each in report["findings"] if each["level"] != "ok"]
+    assert finding["name"] == "lengths"
+    assert finding["message"].startswith(f"not measured: the tokenizer of {base} cannot be loaded: ")
+    assert "--base FOLDER" in finding["message"]
