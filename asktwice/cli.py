@@ -189,7 +189,9 @@ def push(
 
 @data_files.command(epilog="Example: `asktwice data check my.csv --test questions.csv --method raft`")
 def check(
-    file: Annotated[str, typer.Argument(help="CSV, JSONL (messages, alpaca, sharegpt), Parquet, or hf:OWNER/NAME.")],
+    file: Annotated[
+        str, typer.Argument(help="CSV, JSONL (messages, alpaca, sharegpt), Parquet, or hf:OWNER/NAME[/CONFIG].")
+    ],
     test: Annotated[
         str | None, typer.Option("--test", help="File that is meant to measure: which of its questions are known?")
     ] = None,
@@ -279,7 +281,8 @@ def index(
 @cli.command(epilog="Example: `asktwice train --data my.csv --name support --method qlora`")
 def train(
     data: Annotated[
-        Path, typer.Option("--data", help="CSV, JSONL (messages, alpaca, sharegpt), Parquet, or hf:OWNER/NAME.")
+        Path,
+        typer.Option("--data", help="CSV, JSONL (messages, alpaca, sharegpt), Parquet, or hf:OWNER/NAME[/CONFIG]."),
     ],
     name: Annotated[str, typer.Option("--name", help="It is published as NAME.<digest>.")] = "tuned",
     method: MethodOption = None,
