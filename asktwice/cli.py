@@ -73,6 +73,17 @@ class Method(StrEnum):
     raft = "raft"
 
 
+MethodOption = Annotated[
+    Method | None,
+    typer.Option(
+        "--method",
+        help="full: every weight; lora: an adapter; qlora: one on the 4-bit base; raft: one that reads retrieved"
+        " passages, for the mode rag_ft. Default: the recipe's.",
+    ),
+]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", help="Recipe file or name. Default: the profile's.")]
+
+
 class Tracker(StrEnum):
     none = "none"
     tensorboard = "tensorboard"
@@ -176,27 +187,31 @@ def push(
     typer.echo(push_published(Home(path=home), id, repository, private))
 
 
-@data_files.command(
-    epilog="Example: `asktwice data check my.csv --test questions.csv --base Qwen/Qwen2.5-1.5B-Instruct`"
-)
+@data_files.command(epilog="Example: `asktwice data check my.csv --test questions.csv --method raft`")
 def check(
-    file: Annotated[str, typer.Argument(help="CSV, JSONL (messages, alpaca, sharegpt), Parquet, or hf:OWNER/NAME.")],
+    file: Annotated[
+        str, typer.Argument(help="CSV, JSONL (messages, alpaca, sharegpt), Parquet, or hf:OWNER/NAME[/CONFIG].")
+    ],
     test: Annotated[
         str | None, typer.Option("--test", help="File that is meant to measure: which of its questions are known?")
     ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", envvar="ASKTWICE_BASE", help="Base model whose tokenizer measures the rows."),
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Recipe file or name that is meant. Default: qlora.")
-    ] = None,
+    method: MethodOption = None,
+    recipe: RecipeOption = None,
+    base: BaseOption = None,
+    home: HomeOption = HOME,
+    profile: ProfileOption = ProfileName.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Look for what spoils a training: contradictions, answers without support, broken cells, leaks into the test."""
-    from asktwice.checking import check_file
+    """Look for what spoils a training: contradictions, answers without support, broken cells, leaks into the test.
 
-    if check_file(file, test, base, recipe, as_json) == "error":
+    Base and recipe are those that `asktwice train` takes with the same options.
+    """
+    from asktwice.checking import check_file
+    from asktwice.training import recipe_for
+
+    picked = _profile(profile, home, base)
+    chosen = recipe_for(picked, method.value if method else None, recipe)
+    if check_file(file, test, picked.base, chosen, as_json) == "error":
         raise typer.Exit(1)
 
 
@@ -266,18 +281,12 @@ def index(
 @cli.command(epilog="Example: `asktwice train --data my.csv --name support --method qlora`")
 def train(
     data: Annotated[
-        Path, typer.Option("--data", help="CSV, JSONL (messages, alpaca, sharegpt), Parquet, or hf:OWNER/NAME.")
+        Path,
+        typer.Option("--data", help="CSV, JSONL (messages, alpaca, sharegpt), Parquet, or hf:OWNER/NAME[/CONFIG]."),
     ],
     name: Annotated[str, typer.Option("--name", help="It is published as NAME.<digest>.")] = "tuned",
-    method: Annotated[
-        Method | None,
-        typer.Option(
-            "--method",
-            help="full: every weight; lora: an adapter; qlora: one on the 4-bit base; raft: one that reads retrieved"
-            " passages, for the mode rag_ft. Default: the recipe's.",
-        ),
-    ] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe file or name. Default: the profile's.")] = None,
+    method: MethodOption = None,
+    recipe: RecipeOption = None,
     base: BaseOption = None,
     home: HomeOption = HOME,
     profile: ProfileOption = ProfileName.auto,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Advance = Callable[[int, int, str], None]
@@ -21,7 +22,7 @@ def say(text: str, style: str | None = None) -> None:
 @contextmanager
 def step(title: str) -> Iterator[Advance]:
     """Show one step: a bar with an estimate of the time left while it runs, and how long it took when it is done."""
-    begun = time.perf_counter()
+    begun, title = time.perf_counter(), escape(title)  # names of files are the user's
     if stderr.is_terminal:
         with _bar() as progress:
             task = progress.add_task(title, total=None, note="")

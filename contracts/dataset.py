@@ -35,7 +35,9 @@ MAX_TEXT_CHARS = 5 * MAX_FILE_BYTES
 NO_ANSWER = "No Answer Present."
 """What MS MARCO says in the place of an answer."""
 _JSON = (".json", ".jsonl", ".ndjson")
-_HUB = re.compile(r"hf:(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^\s:]+))?(:(?P<split>\S+))?")
+_HUB = re.compile(r"hf:(?P<id>\w[\w.-]*/\w[\w.-]*)(/(?P<config>\w[^/@:]*))?(@(?P<revision>[^\s:]+))?(:(?P<split>\S+))?")
+# What datasets says where no config or none of those that are there is named, with Python's list of them.
+_CONFIGS = re.compile(r"(?:available configs|not found\. Available): \['(.*)'\]")
 _ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
 _BATCH_ROWS = 100
 
@@ -91,7 +93,8 @@ def read_dataset(source: str | Path, required: Sequence[str] = QA_COLUMNS, optio
       ``{"instruction", "input"?, "output"}`` (Alpaca); ``{"messages": [{"role", "content"}]}`` (OpenAI);
       ``{"conversations": [{"from", "value"}]}`` (ShareGPT); or rows of MS MARCO. Capitals in their keys do not count.
     * ``.parquet``: the same objects as columns; MS MARCO as it is published.
-    * ``hf:owner/name[@revision][:split]``: a dataset of the hub, its split ``train`` where none is named.
+    * ``hf:owner/name[/config][@revision][:split]``: a dataset of the hub, its split ``train`` where none is named. A
+      config, which the hub calls a subset too, has to be named where there are several and none is the default.
     * anything else: a CSV, see :func:`contracts.table.parse_table`.
 
     Of a conversation the first question and the answer right after it are taken.
@@ -467,7 +470,7 @@ def _hub_rows(source: str) -> Iterator[Record]:
     """Yield the rows of a dataset of the hub as they arrive."""
     match = _HUB.fullmatch(source)
     if match is None:
-        raise InvalidInput(f"{source} is not hf:owner/name, hf:owner/name@revision or hf:owner/name:split.")
+        raise InvalidInput(f"{source} is not hf:owner/name[/config][@revision][:split], with a part in [] or without.")
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -476,12 +479,23 @@ def _hub_rows(source: str) -> Iterator[Record]:
         ) from error
     try:
         yield from load_dataset(
-            match["id"], split=match["split"] or "train", revision=match["revision"], streaming=True
+            match["id"],
+            name=match["config"],
+            split=match["split"] or "train",
+            revision=match["revision"],
+            streaming=True,
         )
     except Exception as error:  # the network, the hub's client and every file reader have errors of their own
+        if configs := _CONFIGS.search(str(error)):
+            names = configs[1].split("', '")
+            wanted = f"hf:{match['id']}/{names[0]}{source[match.end('config' if match['config'] else 'id') :]}"
+            raise InvalidInput(
+                f"{source} has to name one of the dataset's configs (subsets): {', '.join(names)}."
+                f" For example: {wanted}"
+            ) from error
         raise InvalidInput(
             f"Cannot read {source} from the Hugging Face hub: {type(error).__name__}: {_first_line(error)}."
-            " Check the id, the split and the network, or download the file and give its path."
+            " Check the id, the config, the split and the network, or download the file and give its path."
         ) from error
 
 

@@ -81,7 +81,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, help="CSV (question, answer, context), JSONL, Parquet, or hf:OWNER/NAME")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="CSV (question, answer, context), JSONL, Parquet, or hf:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]",
+    )
     parser.add_argument("--name", help="published as NAME.<digest>")
     parser.add_argument("--base", help="hub id or folder of the base model (default: Qwen/Qwen2.5-1.5B-Instruct)")
     parser.add_argument("--recipe", help="qlora, lora, full, raft, demo or a JSON file (default: qlora)")

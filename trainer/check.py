@@ -1,7 +1,7 @@
 """What should be known of a file before any GPU minute: what is wrong with it, what is odd, what would leak."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from difflib import SequenceMatcher
@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from contracts.groups import THRESHOLD, grouped, near_duplicates, normalized, same_digits, similarity
 from contracts.table import Row, Table
-from trainer.data import MIN_ROWS, Example, encode, without_passages
+from trainer.data import MIN_ROWS, Asked, Example, encode, without_passages
+from trainer.raft import unknown
 from trainer.recipe import Recipe
 from trainer.split import MIN_ROWS_FOR_DEV, row_groups, split_rows
 
@@ -161,6 +162,8 @@ class TokenLengths:
     median: float
     p95: int
     max: int
+    upper_bound: bool
+    """For the method ``raft``, whose passages are known only when the index is searched; see :func:`_at_most`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +198,7 @@ def check_data(
     Args:
         table: the file to train on.
         tokenizer: the base's, with a chat template; without one no lengths are told.
-        recipe: its ``max_length``, ``dev_fraction`` and ``seed`` are those of the training that is meant.
+        recipe: its method, ``max_length``, ``dev_fraction`` and ``seed`` are those of the training that is meant.
         system_prompt: the one that is trained with.
         test: a second file that is meant to measure; only its questions are looked at.
         report: is called as the work goes on.
@@ -212,13 +215,16 @@ def check_data(
     too_long: set[int] = set()
     tokens = None
     if tokenizer is not None:
+        at_most = recipe.method == "raft"
+        ways = _at_most(rows, tokenizer, recipe) if at_most else ([asked] for asked in without_passages(rows))
         examples = []
-        for done, asked in enumerate(without_passages(rows), start=1):
-            examples.append(encode(asked, tokenizer, system_prompt))
+        for done, asked in enumerate(ways, start=1):
+            examples.append(max((encode(way, tokenizer, system_prompt) for way in asked), key=len))
             tell(done, len(rows), "tokens")
-        too_long = {example.row for example in examples if len(example) > recipe.max_length}
-        tokens = _token_lengths(examples)
-        findings += [_too_long(examples, recipe), *_unknown_tokens(rows, tokenizer)]
+        if not at_most:  # what may be too long may fit as well
+            too_long = {example.row for example in examples if len(example) > recipe.max_length}
+        tokens = _token_lengths(examples, at_most)
+        findings += [_too_long(examples, tokens, recipe), *_unknown_tokens(rows, tokenizer)]
     tell(len(rows), len(rows), "split")
     findings += _split([row for row in rows if row.number not in too_long], recipe)
     if test is not None:
@@ -435,28 +441,55 @@ def _matching(rows: Sequence[Row], pattern: re.Pattern[str]) -> list[Instance]:
     return found
 
 
-def _token_lengths(examples: Sequence[Example]) -> TokenLengths | None:
+def _at_most(rows: Sequence[Row], tokenizer: Any, recipe: Recipe) -> Iterator[list[Asked]]:
+    """Yield of each row the longest that ``raft`` can make of it, where the index holds the contexts of the file alone.
+
+    That is the row with its own context and the ``distractors`` longest others; or, if the answer that nothing is known
+    is the longer one, with the others alone.
+    """
+    contexts = {row.context for row in rows if row.context}
+    lengths = {text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in contexts}
+    longest = sorted(contexts, key=lambda text: (-lengths[text], text))[: recipe.distractors + 1]
+    for row in rows:
+        others = tuple(text for text in longest if text != row.context)[: recipe.distractors]
+        yield [Asked(row, (row.context, *others), row.answer), Asked(row, others, unknown(row.question))]
+
+
+def _token_lengths(examples: Sequence[Example], upper_bound: bool) -> TokenLengths | None:
     lengths = sorted(map(len, examples))
     if not lengths:
         return None
-    return TokenLengths(lengths[0], median(lengths), lengths[-(-95 * len(lengths) // 100) - 1], lengths[-1])
+    p95 = lengths[-(-95 * len(lengths) // 100) - 1]
+    return TokenLengths(lengths[0], median(lengths), p95, lengths[-1], upper_bound)
 
 
-def _too_long(examples: Sequence[Example], recipe: Recipe) -> Finding:
-    lengths = _token_lengths(examples)
+def _too_long(examples: Sequence[Example], lengths: TokenLengths | None, recipe: Recipe) -> Finding:
     over = [example for example in examples if len(example) > recipe.max_length]
-    few = len(examples) - len(over) < MIN_ROWS
+    shown = [
+        Instance([example.row], f"{len(example)} tokens: prompt {len(example.prompt)}, answer {len(example.answer)}")
+        for example in over
+    ]
     told = (
         f"{lengths.min} to {lengths.max} tokens, median {lengths.median:g}, 95% within {lengths.p95}" if lengths else ""
     )
+    if recipe.method == "raft":
+        counted = (
+            f" Counted is the most that raft makes of a row: with its own context and the {recipe.distractors} longest"
+            " others of this file. Longer documents in the index can make it more."
+        )
+        return _finding(
+            "lengths",
+            shown,
+            len(examples),
+            f"rows that can exceed the recipe's {recipe.max_length} tokens, and are left out if they do: {len(over)}"
+            f" of {len(examples)} (upper bounds: {told}). Raise max_length, lower distractors or shorten"
+            f" the contexts.{counted}",
+            f"all rows fit into the recipe's {recipe.max_length} tokens (upper bounds: {told}).{counted}",
+        )
+    few = len(examples) - len(over) < MIN_ROWS
     return _finding(
         "lengths",
-        [
-            Instance(
-                [example.row], f"{len(example)} tokens: prompt {len(example.prompt)}, answer {len(example.answer)}"
-            )
-            for example in over
-        ],
+        shown,
         len(examples),
         f"rows over the recipe's {recipe.max_length} tokens, which would be left out: {len(over)} of {len(examples)}"
         f" ({told})." + (f" Fewer than {MIN_ROWS} are left: raise max_length or shorten the answers." if few else ""),

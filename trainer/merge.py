@@ -5,6 +5,7 @@ from pathlib import Path
 
 from contracts.artifacts import MANIFEST, ServedManifest, local_revision, move_into_place, read_manifest, whole_folder
 from contracts.errors import InvalidInput, Unavailable
+from trainer.model_card import merged_card
 
 
 def merge(adapter: Path, base: str, out: Path) -> Path:
@@ -47,7 +48,7 @@ def merge(adapter: Path, base: str, out: Path) -> Path:
         config = json.loads((folder / "config.json").read_bytes())
         config.pop("_name_or_path", None)  # a path of this machine
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_card(manifest), encoding="utf-8")
+        (folder / "README.md").write_text(merged_card(manifest), encoding="utf-8")
         move_into_place(folder, out)
     return out
 
@@ -104,21 +105,3 @@ def find(home_folders: list[Path], id: str) -> Path:
         return there[id]
     known = ", ".join(sorted(name for name in there if not name.startswith("."))) or "none"
     raise InvalidInput(f"There is no {id} here. Published: {known}.")
-
-
-def _card(manifest: ServedManifest) -> str:
-    return f"""---
-base_model: {manifest.base.model}
----
-
-# {manifest.id}, merged
-
-`{manifest.base.model}` ({manifest.base.revision}) with the changes of the adapter `{manifest.id}` in its weights.
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("{manifest.id}")
-tokenizer = AutoTokenizer.from_pretrained("{manifest.id}")
-```
-"""

@@ -62,6 +62,17 @@ class Plan:
         return self.home.training / hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def read_rows(data: str | Path, recipe: Recipe) -> Table:
+    """Read what the recipe trains on; the method ``raft`` takes no row without a context.
+
+    Raises:
+        InvalidInput: see :func:`contracts.dataset.read_dataset`.
+    """
+    if recipe.method == "raft":
+        return read_dataset(data, ("question", "answer", "context"))
+    return read_dataset(data, ("question", "answer"), ("context",))
+
+
 def make_plan(settings: TrainerSettings, retrieve: Retrieve | None = None) -> Plan:
     """Read the recipe and the data, find the base and the device.
 
@@ -73,11 +84,7 @@ def make_plan(settings: TrainerSettings, retrieve: Retrieve | None = None) -> Pl
         NotReady: the method needs an index and there is none.
     """
     recipe = read_recipe(settings.recipe)
-    needs = ("question", "answer")
-    if recipe.method == "raft":
-        table = read_dataset(settings.data, (*needs, "context"))
-    else:
-        table = read_dataset(settings.data, needs, ("context",))
+    table = read_rows(settings.data, recipe)
     if len(table.rows) < MIN_ROWS:
         raise InvalidInput(f"{table.summary()}. At least {MIN_ROWS} accepted rows are needed to train.")
     placement = choose_placement(settings.device, recipe)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import shutil
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,9 +28,9 @@ from contracts.artifacts import (
     write_atomically,
 )
 from contracts.errors import InternalError
-from contracts.generation import Mode
 from trainer.checkpoints import SEAL
 from trainer.curve import curve_page, draw_curve
+from trainer.model_card import card
 from trainer.plan import Plan
 from trainer.recipe import Recipe
 
@@ -173,77 +172,6 @@ def loss_record(history: list[dict[str, float]], best_step: int, steps: int, eva
 
 def library_versions() -> dict[str, str]:
     return {name: version(name) for name in _VERSIONS}
-
-
-def card(manifest: AdapterManifest) -> str:
-    """Return the README of what is published."""
-    data, losses, recipe = manifest.data, manifest.losses, manifest.recipe
-    most_right = "the last within one standard error of the highest share of right dev answer tokens"
-    best = {"loss": "the one of the lowest dev loss", "accuracy": most_right}
-    kept = best[recipe["best_by"]] if recipe["keep"] == "best" else "the last, as the recipe asks"
-    if losses.dev is None:
-        kept = "the last"
-    dev = "not measured (too few rows)" if losses.dev is None else f"{losses.dev:.4f} on {len(data.dev_rows)} rows"
-    settings = ", ".join(f"{key} {value}" for key, value in recipe.items() if value is not None)
-    whole = recipe["method"] == "full"
-    with_passages = " The questions were asked with retrieved passages." if Mode.rag_ft in manifest.modes else ""
-    return f"""---
-library_name: {"transformers" if whole else "peft"}
-base_model: {manifest.base.model}
----
-
-# {manifest.id}
-
-{"The whole of" if whole else "A LoRA adapter for"} `{manifest.base.model}` ({manifest.base.revision}), trained by
-AskTwice on `{data.file}` (sha256 of its rows {data.sha256}).{with_passages}
-
-- Rows: {len(data.train_rows)} trained on, {len(data.dev_rows)} held out for the dev loss, {len(data.test_rows)} kept
-  for a test; the manifest lists them.
-- Loss per answer token: train {losses.train:.4f}, dev {dev}; step {losses.best_step} of
-  {losses.steps} is published, {kept}.
-- Recipe: {settings}.
-- Base while training: {manifest.base.quantization}, computed in {manifest.base.compute_dtype}.
-
-![loss](loss.png)
-
-## Before and after
-
-{_before_and_after(manifest)}
-
-## How to load it
-
-```python
-{_loading(manifest)}
-```
-"""
-
-
-def _before_and_after(manifest: AdapterManifest) -> str:
-    """Greedy answers to a few questions, a section each: a table would break at the first long or odd answer."""
-    sections = []
-    for sample in manifest.samples:
-        seen = "trained on" if sample.trained else "dev row, not trained on"
-        lines = [("Expected", sample.expected), ("Before", sample.before), ("After", sample.after)]
-        quoted = "\n".join(f"- {name}: {_one_line(text) or '(nothing)'}" for name, text in lines)
-        sections.append(f"**{_one_line(sample.question)}** (row {sample.row}, {seen})\n\n{quoted}")
-    return "\n\n".join(sections)
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(text.split()))
-
-
-def _loading(manifest: AdapterManifest) -> str:
-    if manifest.recipe["method"] == "full":
-        return f'''from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("{manifest.id}")
-tokenizer = AutoTokenizer.from_pretrained("{manifest.id}")'''
-    return f'''from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained("{manifest.base.model}")
-model = PeftModel.from_pretrained(base, "{manifest.id}")'''
 
 
 def _copy_adapter(checkpoint: Path, folder: Path, base: BaseModelRecord) -> None:

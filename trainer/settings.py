@@ -20,7 +20,8 @@ class TrainerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ASKTWICE_", env_ignore_empty=True, extra="ignore")
 
     data: Path
-    """CSV, JSONL (messages, alpaca, sharegpt) or Parquet file, or ``hf:OWNER/NAME``; see :mod:`contracts.dataset`."""
+    """CSV, JSONL (messages, alpaca, sharegpt) or Parquet file, or ``hf:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]``; see
+    :mod:`contracts.dataset`."""
     name: str
     """The adapter is published as ``NAME.<digest>``."""
     base: str = "Qwen/Qwen2.5-1.5B-Instruct"

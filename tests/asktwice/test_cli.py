@@ -4,14 +4,17 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from asktwice.cli import cli
-from asktwice.profiles import PROFILES, ProfileName
+from asktwice.profiles import BUNDLED_MODEL, PROFILES, Prepared, Profile, ProfileName, remember
 from asktwice.training import adapter_name, recipe_for
+from contracts.artifacts import Home
 from contracts.errors import InvalidInput
 from contracts.generation import AdapterInfo, AdapterList, Mode
 from tests.integration.conftest import asktwice
@@ -66,6 +69,38 @@ def test_a_mistake_is_one_plain_line(arguments: list[str], says: str, tmp_path: 
     assert done.returncode == 1, done.stderr
     assert says in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "base", "recipe"),
+    [
+        ([], str(BUNDLED_MODEL), "demo"),
+        (["--method", "raft"], str(BUNDLED_MODEL), "demo_raft"),
+        (["--profile", "gpu", "--method", "lora"], "Qwen/Qwen2.5-1.5B-Instruct", "lora"),
+        (["--base", "someone/model", "--recipe", "full"], "someone/model", "full"),
+    ],
+)
+def test_a_file_is_checked_for_the_training_of_the_same_options(
+    options: list[str], base: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+
+    def check(file: str, test: str | None, base: str, recipe: str, as_json: bool) -> str:
+        taken.append((base, recipe))
+        return "ok"
+
+    def train(home: Home, profile: Profile, data: Path, name: str, recipe: str, **_: Any) -> Any:
+        taken.append((profile.base, recipe))
+        return SimpleNamespace(manifest=SimpleNamespace(id="a.1"))
+
+    monkeypatch.setattr("asktwice.checking.check_file", check)
+    monkeypatch.setattr("asktwice.training.train_adapter", train)
+    home = Home(path=tmp_path)
+    remember(home, Prepared(profile=ProfileName.demo, base=str(BUNDLED_MODEL), embedding=None))
+    for command in (["data", "check", "my.csv"], ["train", "--data", "my.csv"]):
+        shown = CliRunner().invoke(cli, [*command, "--home", str(tmp_path), *options])
+        assert shown.exit_code == 0, shown.output
+    assert taken == [(base, recipe)] * 2
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:

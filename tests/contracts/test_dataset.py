@@ -502,10 +502,51 @@ def test_a_dataset_of_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> No
     )
     assert reasons(table) == [(2, "half a character (a lone surrogate)"), (3, "no answer")]
     read_dataset(Path("hf:some/data.set"), QA)
+    read_dataset(Path("hf:some/data.set/v1.1 en"), QA)
+    read_dataset("hf:some/data.set/v1.1@0a1b:test", QA)
+    plain = {"name": None, "split": "train", "revision": None, "streaming": True}
     assert asked == [
-        ("some/data.set", {"split": "test", "revision": "refs/convert/parquet", "streaming": True}),
-        ("some/data.set", {"split": "train", "revision": None, "streaming": True}),
+        ("some/data.set", plain | {"split": "test", "revision": "refs/convert/parquet"}),
+        ("some/data.set", plain),
+        ("some/data.set", plain | {"name": "v1.1 en"}),
+        ("some/data.set", plain | {"name": "v1.1", "split": "test", "revision": "0a1b"}),
     ]
+
+
+@pytest.fixture
+def two_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make ``some/data``, which the package takes from a folder of that name as it does from the hub."""
+    folder = tmp_path / "some" / "data"
+    folder.mkdir(parents=True)
+    configs = ""
+    for config, split in (("v1.1", "train"), ("v2.1", "test")):
+        (folder / f"{config}.jsonl").write_text(lines([{**GOOD, "question": config}]), encoding="utf-8")
+        configs += f"- config_name: {config}\n  data_files:\n  - split: {split}\n    path: {config}.jsonl\n"
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("two_configs")
+@pytest.mark.parametrize(("source", "question"), [("hf:some/data/v1.1", "v1.1"), ("hf:some/data/v2.1:test", "v2.1")])
+def test_a_config_of_a_dataset_is_read(source: str, question: str) -> None:
+    assert [row.question for row in read_dataset(source, QA).rows] == [question]
+
+
+@pytest.mark.usefixtures("two_configs")
+@pytest.mark.parametrize(
+    ("source", "example"),
+    [
+        ("hf:some/data", "hf:some/data/v1.1"),
+        ("hf:some/data:test", "hf:some/data/v1.1:test"),
+        ("hf:some/data/v3@main:test", "hf:some/data/v1.1@main:test"),
+    ],
+)
+def test_the_configs_are_listed_where_none_of_them_is_named(source: str, example: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        read_dataset(source)
+    assert refused.value.detail == (
+        f"{source} has to name one of the dataset's configs (subsets): v1.1, v2.1. For example: {example}"
+    )
 
 
 def test_a_cell_of_the_hub_is_bounded_as_in_a_csv(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,7 +584,9 @@ def test_a_hub_that_fails_is_told_with_what_to_do(
     assert f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}" in refused.value.detail
 
 
-@pytest.mark.parametrize("source", ["hf:", "hf:name", "hf:a/b/c", "hf:a/b@", "hf:a/b:", "hf:../../b", "hf:a b/c"])
+@pytest.mark.parametrize(
+    "source", ["hf:", "hf:name", "hf:a/b/", "hf:a/b/c/d", "hf:a/b/..", "hf:a/b@", "hf:a/b:", "hf:../../b", "hf:a b/c"]
+)
 def test_what_is_no_id_is_not_asked_for(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked"))
     with pytest.raises(InvalidInput, match="is not hf:owner/name"):

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from asktwice.checking import check_file
-from contracts.errors import InvalidInput
 from contracts.prompts import SYSTEM_PROMPT
 from contracts.retrieval import RowError
 from contracts.table import Row, Table, read_table
 from trainer.check import DataReport, Finding, check_data, render
-from trainer.data import encode, without_passages
+from trainer.data import Asked, encode, without_passages
+from trainer.raft import UNKNOWN, with_passages
 from trainer.recipe import Recipe
 
 SAMPLE = Path(__file__).parents[2] / "data" / "selected_qa_full.csv"
@@ -277,6 +277,54 @@ def test_a_file_that_does_not_fit_is_an_error(tokenizer: Any) -> None:
     assert "raise max_length" in finding.message
 
 
+RAFT = Recipe(method="raft", distractors=2)
+
+
+def raft_rows() -> list[tuple[str, ...]]:
+    """Rows with contexts of 3 to 81 words, the longest of them twice, and answers that stand in no other context."""
+    names = {"альфа": 2, "бета": 80, "гамма": 5, "дельта": 40, "зета": 30, "омега": 3}
+    rows = [(f"Вопрос {n}?", f"{name}!", f"{name} " + "слово " * names[name]) for n, name in enumerate(names)]
+    return [*rows, ("Ещё?", *rows[1][1:])]
+
+
+def test_no_raft_row_is_longer_than_the_bound_and_the_bound_is_met(tokenizer: Any) -> None:
+    rows = table(*raft_rows()).rows
+    contexts = sorted({row.context for row in rows}, key=len, reverse=True)
+    lengths: dict[int, set[int]] = {row.number: set() for row in rows}
+    for seed in range(40):
+        recipe = RAFT.model_copy(update={"seed": seed, "without_right_passage": 0.5})
+        for asked in with_passages(rows, lambda question, number: contexts, recipe):
+            lengths[asked.row.number].add(len(encode(asked, tokenizer, SYSTEM_PROMPT)))
+    longest = [max(each) for each in lengths.values()]
+    report = check_data(table(*raft_rows()), tokenizer, RAFT, SYSTEM_PROMPT)
+    assert report.tokens is not None
+    assert report.tokens.upper_bound
+    assert (report.tokens.min, report.tokens.max) == (min(longest), max(longest))
+
+
+def test_raft_rows_that_may_be_too_long_are_told_as_such(tokenizer: Any) -> None:
+    bound = check_data(table(*raft_rows()), tokenizer, RAFT, SYSTEM_PROMPT).tokens
+    assert bound is not None
+    found = check(*raft_rows(), tokenizer=tokenizer, recipe=RAFT.model_copy(update={"max_length": bound.min}))
+    finding = found["lengths"]
+    assert finding.level == "warn"
+    assert 0 < finding.count < finding.of == 7
+    assert "rows that can exceed" in finding.message
+    assert "with its own context and the 2 longest others of this file" in finding.message
+    assert found["split"].message.startswith("7 rows")
+    fitting = check(*raft_rows(), tokenizer=tokenizer, recipe=RAFT)["lengths"]
+    assert fitting.level == "ok"
+    assert "Longer documents in the index can make it more." in fitting.message
+
+
+def test_the_answer_that_nothing_is_known_counts_too(tokenizer: Any) -> None:
+    rows = [(f"Вопрос {n}?", "да", f"да {n}") for n in range(4)]
+    bound = check_data(table(*rows), tokenizer, RAFT, SYSTEM_PROMPT).tokens
+    alone = encode(Asked(table(*rows).rows[0], ("да 2", "да 3"), UNKNOWN), tokenizer, SYSTEM_PROMPT)
+    assert bound is not None
+    assert bound.max == len(alone)
+
+
 def test_characters_that_the_tokenizer_does_not_know_are_found() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -378,16 +426,40 @@ def test_a_file_is_checked_and_its_brackets_are_shown_as_they_are(
     path = tmp_path / "qa.csv"
     lines = [f"Вопрос {n}?,Да {n}.,Да {n}.\n" for n in range(11)]
     path.write_text("question,answer,context\n" + "".join(lines) + "[bold]Где?,#Н/Д [/red],\n", encoding="utf-8")
-    assert check_file(path, path, str(base), None, as_json=False) == "warn"
+    assert check_file(path, path, str(base), "qlora", as_json=False) == "warn"
     shown = capsys.readouterr().out
     assert "#Н/Д [/red]" in shown
     assert "[bold]Где?" in shown
-    assert check_file(path, None, None, "demo", as_json=True) == "warn"
+    assert check_file(path, None, str(base), "demo", as_json=True) == "warn"
     report = json.loads(capsys.readouterr().out)
     assert report["test_file"] is None
+    assert report["tokens"]["max"] > 0
     assert {finding["name"]: finding["count"] for finding in report["findings"]}["no context"] == 1
 
 
-def test_a_base_that_is_none_is_told_plainly(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"tokenizer of .*nothing"):
-        check_file(SAMPLE, None, str(tmp_path / "nothing"), None, as_json=True)
+def test_raft_takes_no_row_without_a_context_and_the_check_says_so(
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "qa.csv"
+    lines = [f"Вопрос {n}?,Да {n}.,Да {n}.\n" for n in range(11)]
+    path.write_text("question,answer,context\n" + "".join(lines) + "Где?,Тут.,\n", encoding="utf-8")
+    assert check_file(path, None, str(base), "demo_raft", as_json=True) == "warn"
+    [rows] = [each for each in json.loads(capsys.readouterr().out)["findings"] if each["name"] == "rows"]
+    assert [each["text"] for each in rows["examples"]] == ["empty context"]
+
+
+@pytest.mark.parametrize("base", ["someone/some-model", "no/such/folder"])
+def test_lengths_that_cannot_be_measured_say_why_and_what_to_do(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    path = tmp_path / "[" / "red].csv"  # rich would take it for the end of a colour
+    path.parent.mkdir()
+    path.write_bytes(SAMPLE.read_bytes())
+    assert check_file(str(path), None, base, "demo", as_json=True) == "warn"
+    report = json.loads(capsys.readouterr().out)
+    assert report["tokens"] is None
+    [finding] = [each for each in report["findings"] if each["level"] != "ok"]
+    assert finding["name"] == "lengths"
+    assert finding["message"].startswith(f"not measured: the tokenizer of {base} cannot be loaded: ")
+    assert "--base FOLDER" in finding["message"]
