@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from contracts.artifacts import Home, checkpoint_digest, published_checkpoints, sha256_file
 from contracts.errors import InvalidInput, NotReady
 from contracts.generation import Mode
+from tests.trainer.conftest import write_csv
 from trainer.data import encode, make_examples
 from trainer.model import load_tokenizer
 from trainer.plan import make_plan
@@ -90,8 +92,14 @@ def dev_loss(model: Path, given: TrainerSettings) -> float:
     return total / tokens
 
 
-def test_the_published_whole_model_is_the_best_step_and_not_the_last(settings: Settings) -> None:
-    given = settings({"method": "full", "learning_rate": 0.05, "epochs": 8, "patience": 99})
+def test_the_published_whole_model_is_the_best_step_and_not_the_last(settings: Settings, tmp_path: Path) -> None:
+    # No letter of one answer is in another: what is learnt from eleven rows only makes the twelfth less likely.
+    codes = [
+        (f"Какой код у ячейки {n}?", 4 * (ascii_lowercase[2 * n : 2 * n + 2] + ascii_lowercase[2 * n]))
+        for n in range(12)
+    ]
+    data = write_csv(tmp_path / "codes.csv", codes)
+    given = settings({"method": "full", "learning_rate": 0.02, "epochs": 6, "patience": 99}, data=data)
     result = train(given)
     losses = result.manifest.losses
     assert losses.best_step < losses.steps  # else this shows nothing
