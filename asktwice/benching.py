@@ -80,6 +80,26 @@ def bench_classic(base: str | None, rows: int | None, seed: int, as_json: bool) 
     print(json.dumps(figures, ensure_ascii=False) if as_json else table(figures))
 
 
+def bench_retriever(path: Path, embedding: str | None, as_json: bool) -> None:
+    """Measure how often the right passage is found, and print it.
+
+    Raises:
+        InvalidInput: the file cannot be read, or is refused.
+        Unavailable: the embedding model cannot be had.
+    """
+    from services.retriever.bench import quality
+
+    with console.step(f"Asking the questions of {path.name}") as advance:
+        found = quality(path, embedding, advance)
+    if as_json:
+        print(json.dumps(found))
+        return
+    names = list(next(iter(found.values())))
+    print(f"{'':<8}" + "".join(f"{name:>12}" for name in names))
+    for kind, figures in found.items():
+        print(f"{kind:<8}" + "".join(f"{figures[name]:>12.4f}" for name in names))
+
+
 def _print(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures))

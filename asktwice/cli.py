@@ -60,7 +60,9 @@ BaseOption = Annotated[
 EmbeddingOption = Annotated[
     str | None,
     typer.Option(
-        "--embedding", envvar="ASKTWICE_EMBEDDING", help="sentence-transformers id or folder. Default: the profile's."
+        "--embedding",
+        envvar="ASKTWICE_EMBEDDING",
+        help="sentence-transformers id, folder, or minilm. Default: the profile's.",
     ),
 ]
 HOME = Path("artifacts")
@@ -259,6 +261,25 @@ def trainer(
         bench_classic(base, rows, seed, as_json)
     else:
         bench_trainer(data, base, shape, steps, rounds, max_length, seed, as_json)
+
+
+@bench.command(epilog="Example: `asktwice bench retriever --quality my.csv --embedding minilm --json`")
+def retriever(
+    quality: Annotated[
+        Path, typer.Option("--quality", help="CSV with question and context: how often a row's own context is found.")
+    ],
+    embedding: Annotated[
+        str | None,
+        typer.Option(
+            "--embedding", help="sentence-transformers id or folder, or minilm. Default: the built-in hashed n-grams."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
+) -> None:
+    """Dense, sparse and hybrid search over a file's contexts, asked with its own questions."""
+    from asktwice.benching import bench_retriever
+
+    bench_retriever(quality, embedding, as_json)
 
 
 @cli.command(epilog="Example: `asktwice index docs.csv notes.txt`")

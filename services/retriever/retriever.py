@@ -15,7 +15,7 @@ from services.retriever.fusion import Hit, fuse
 from services.retriever.ledger import Ledger, Role, data_mark
 from services.retriever.settings import RetrieverSettings
 from services.retriever.source import SourcePassage, read_source
-from services.retriever.sparse import encode_passage, encode_query
+from services.retriever.sparse import ANALYSIS, encode_passage, encode_query
 from services.retriever.store import Point, Store
 
 Progress = Callable[[int, int], None]
@@ -133,6 +133,18 @@ class Retriever:
             InvalidInput: the query has no word, and the embedding sees nothing but words.
             Unavailable: Qdrant does not answer.
         """
+        return self._texts(self.fuse(*self.rankings(query, top_k))[:top_k])
+
+    def fuse(self, by_dense: list[Hit], by_sparse: list[Hit]) -> list[Hit]:
+        """Return one ranking of both, the embedding's counting as much as it is worth."""
+        return fuse(by_dense, by_sparse, self._embedder.weight)
+
+    def rankings(self, query: str, top_k: int) -> tuple[list[Hit], list[Hit]]:
+        """Return what is best by the embedding, at least ``top_k`` where there are as many, and what is by BM25.
+
+        Raises:
+            IndexEmpty, InvalidInput, Unavailable: as :meth:`search`.
+        """
         if self._ledger.count() == 0:
             raise IndexEmpty("Nothing is indexed yet. Run: asktwice index FILE (or POST a file to /documents).")
         dense = self._embedder.encode_queries([query])[0]
@@ -146,7 +158,7 @@ class Retriever:
             known = self._ledger.known(hit.id for ranking in rankings for hit in ranking)
             by_dense, by_sparse = ([hit for hit in ranking if hit.id in known] for ranking in rankings)
             if len(by_dense) >= top_k or len(rankings[0]) < depth:
-                return self._texts(fuse(by_dense, by_sparse)[:top_k])
+                return by_dense, by_sparse
             depth *= 4
 
     def info(self) -> IndexInfo:
@@ -161,6 +173,11 @@ class Retriever:
     def _recover(self, progress: Progress) -> None:
         """Remove what an interrupted write left, and write again what the store has lost."""
         self._sweep()
+        if self._ledger.meta("analysis") != ANALYSIS:
+            if ids := self._ledger.all_ids():
+                log.warning("the words of %d passages are counted in a new way; they are written again", len(ids))
+                self._write(list(self._ledger.passages(ids).values()), progress)
+            self._ledger.set_meta("analysis", ANALYSIS)
         if self._store.count() != self._ledger.count():
             missing = self._store.missing(self._ledger.all_ids())
             if missing:

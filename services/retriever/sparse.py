@@ -8,14 +8,18 @@ Probabilistic Relevance Framework", 2009).
 import zlib
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 import snowballstemmer
 
 from services.retriever.text import words
 
-K1 = 1.2
-B = 0.75
+ANALYSIS = "pymorphy3+snowball, k1 0.9, b 0.4"
+"""How passages were made into vectors. An index that was made in another way is written again when it is opened."""
+K1 = 0.9
+B = 0.4
+"""Pyserini's defaults for passages (Lin et al., SIGIR 2021): passages of much the same length need little of ``B``."""
 AVERAGE_WORDS = 128
 """Stands in for the mean length of a passage in words. A constant, so that a stored vector never has to change when
 other passages come or go; it is the length at which a passage is neither favoured nor held back."""
@@ -45,6 +49,19 @@ def encode_query(text: str) -> SparseVector:
 @lru_cache(maxsize=200_000)
 def _word_id(word: str) -> int:
     """Return the same number for all forms of a word, in every process and on every machine."""
-    language = "russian" if "а" <= word[0] <= "я" else "english"
     # A stemmer keeps its place in itself, so threads must not share one.
-    return zlib.crc32(snowballstemmer.stemmer(language).stemWord(word).encode())
+    if "а" <= word[0] <= "я":
+        # The lemma brings together what the stemmer cannot (идти, шёл), the stem what lemmas keep apart (a noun of each
+        # aspect of a verb): docs/decisions/2026-11-23-fusion.md has both alone.
+        word = snowballstemmer.stemmer("russian").stemWord(_morphology().parse(word)[0].normal_form.replace("ё", "е"))
+    else:
+        word = snowballstemmer.stemmer("english").stemWord(word)
+    return zlib.crc32(word.encode())
+
+
+@cache
+def _morphology() -> Any:
+    """Return the dictionary of Russian (15 MB, read once, at the first Russian word)."""
+    import pymorphy3
+
+    return pymorphy3.MorphAnalyzer()

@@ -1,5 +1,6 @@
 """What goes in comes out, over both stores: once, durably, and only while a source has it."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Thread
@@ -248,6 +249,21 @@ def test_what_the_store_lost_is_written_again(
     after = open_retriever(settings).search("наставники", 6)
     assert after[0].text == KNOWLEDGE[5]
     assert {p.id for p in after} == {p.id for p in before}
+
+
+def test_an_index_whose_words_were_counted_otherwise_is_written_again(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, knowledge: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as former:
+        former.setattr("services.retriever.sparse._word_id", lambda word: zlib.crc32(word.encode()))
+        former.setattr("services.retriever.retriever.ANALYSIS", "every form a word of its own")
+        retriever = open_retriever(settings)
+        retriever.ingest("knowledge.csv", knowledge)
+        assert len(retriever.rankings("нейронная сеть", 3)[1]) == 0
+        retriever.close()
+    retriever = open_retriever(settings)
+    assert retriever._store.count() == len(KNOWLEDGE)
+    assert [hit.id for hit in retriever.rankings("нейронная сеть", 3)[1]] == [passage_id(KNOWLEDGE[1])]
 
 
 def test_a_broken_vector_folder_is_made_again(settings: RetrieverSettings, knowledge: bytes) -> None:
