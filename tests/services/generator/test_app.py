@@ -324,7 +324,7 @@ def test_more_than_may_wait_are_told_to_come_back_at_once(
     settings: GeneratorSettings, path: str, more: dict[str, object]
 ) -> None:
     """A burst: the refused do not wait until the bodies, passages and tokens of the accepted are dealt with."""
-    small = settings.model_copy(update={"max_batch": 1, "queue_limit": 64})
+    small = settings.model_copy(update={"max_batch": 1, "queue_limit": 24})
     asked: dict[str, object] = {"question": "Привет?", "max_new_tokens": 80, "temperature": 1.5, "seed": 1}
     if more:
         asked = {"messages": [{"role": "user", "content": "Привет?"}], "max_tokens": 80, "temperature": 1.5, **more}
@@ -349,9 +349,10 @@ def test_more_than_may_wait_are_told_to_come_back_at_once(
         answers = asyncio.run(burst(httpx.URL(url).port or 0, 250))
         refused = [answer for answer in answers if answer[0] == 429]
         assert {status for status, _, _ in answers} == {200, 429}
-        assert len(answers) - len(refused) >= 65, "64 may wait while one is answered"
+        assert len(answers) - len(refused) >= 25, "24 may wait while one is answered"
         assert len(refused) >= 100
-        assert statistics.median(took for _, took, _ in refused) < 0.25
+        first_accepted = min(took for status, took, _ in answers if status == 200)
+        assert statistics.median(took for _, took, _ in refused) < first_accepted, "by this machine's own pace"
         assert all(b"retry-after: 2" in head for _, _, head in refused)
         assert ask(client, "base").status_code == 200
         counted = client.get("/metrics").text
