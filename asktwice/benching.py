@@ -80,17 +80,17 @@ def bench_classic(base: str | None, rows: int | None, seed: int, as_json: bool) 
     print(json.dumps(figures, ensure_ascii=False) if as_json else table(figures))
 
 
-def bench_retriever(path: Path, embedding: str | None, as_json: bool) -> None:
+def bench_retriever(path: Path, embedding: str | None, reranker: str | None, as_json: bool) -> None:
     """Measure how often the right passage is found, and print it.
 
     Raises:
         InvalidInput: the file cannot be read, or is refused.
-        Unavailable: the embedding model cannot be had.
+        Unavailable: a model cannot be had.
     """
     from services.retriever.bench import quality
 
     with console.step(f"Asking the questions of {path.name}") as advance:
-        found = quality(path, embedding, advance)
+        found = quality(path, embedding, reranker, advance)
     if as_json:
         print(json.dumps(found))
         return

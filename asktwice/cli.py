@@ -274,12 +274,15 @@ def retriever(
             "--embedding", help="sentence-transformers id or folder, or minilm. Default: the built-in hashed n-grams."
         ),
     ] = None,
+    reranker: Annotated[
+        str | None, typer.Option("--reranker", help="Cross-encoder's id or folder. Default: none.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
 ) -> None:
     """Dense, sparse and hybrid search over a file's contexts, asked with its own questions."""
     from asktwice.benching import bench_retriever
 
-    bench_retriever(quality, embedding, as_json)
+    bench_retriever(quality, embedding, reranker, as_json)
 
 
 @cli.command(epilog="Example: `asktwice index docs.csv notes.txt`")

@@ -25,6 +25,9 @@ PLAIN_CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'Ответ:' }}{% endif %}"
 )
 
+NOTHING_FOUND = "По этому вопросу ничего не найдено."
+"""Stands in the place of the passages where none fits the question, so that the model is not left to its memory."""
+
 Message = dict[str, str]
 
 
@@ -37,15 +40,14 @@ def build_messages(question: str, passages: Sequence[str] = (), system: str = SY
             the user sees. Empty in the modes without retrieval: then the user message is the bare question.
         system: the system prompt.
     """
-    return [{"role": "system", "content": system}, {"role": "user", "content": with_passages(question, passages)}]
+    asked = with_passages(question, passages) if passages else question
+    return [{"role": "system", "content": system}, {"role": "user", "content": asked}]
 
 
 def with_passages(question: str, passages: Sequence[str]) -> str:
-    """Return the user's message: the bare question, or the numbered passages and the question."""
-    if not passages:
-        return question
+    """Return the user's message: the numbered passages, or that there are none, and the question."""
     numbered = "\n".join(f"[{n}] {text}" for n, text in enumerate(passages, start=1))
-    return f"Контекст:\n{numbered}\n\nВопрос: {question}"
+    return f"Контекст:\n{numbered or NOTHING_FOUND}\n\nВопрос: {question}"
 
 
 def ensure_chat_template(tokenizer: Any) -> None:

@@ -26,6 +26,8 @@ class Passage(BaseModel):
 
 class SearchResponse(BaseModel):
     results: list[Passage]
+    message: str | None = None
+    """Why there are no results."""
 
 
 class RowError(BaseModel):

@@ -277,7 +277,8 @@ def fit(base: Base, wish: Wish, passages: list[Passage]) -> Fitted:
     Passages that do not fit are left out from the last; of the best one a beginning is kept, if there is room for one.
 
     Raises:
-        InvalidInput: the question alone does not fit, or the model's template refuses the chat.
+        InvalidInput: the question alone, or with a beginning of the best passage, does not fit, or the model's template
+            refuses the chat.
     """
     limit = base.max_tokens - wish.max_new_tokens
     if limit < 1:
@@ -290,7 +291,10 @@ def fit(base: Base, wish: Wish, passages: list[Passage]) -> Fitted:
     history = [{**message, "content": plain(message["content"])} for message in wish.history]
 
     def fitting(kept: list[Passage]) -> Fitted | None:
-        asked = plain(with_passages(wish.question, [passage.text for passage in kept]))
+        asked = wish.question
+        if wish.mode.retrieves:  # without a passage too: a bare question would get the base's answer, from its memory
+            asked = with_passages(asked, [passage.text for passage in kept])
+        asked = plain(asked)
         try:
             prompt: str = base.tokenizer.apply_chat_template(
                 [*history, {"role": "user", "content": asked}], add_generation_prompt=True, tokenize=False
@@ -321,7 +325,13 @@ def fit(base: Base, wish: Wish, passages: list[Passage]) -> Fitted:
         end = at[steps * LEAST_TOKENS - 1][1]
         return fitting([passages[0].model_copy(update={"text": text[:end].rstrip() + " …"})])
 
-    return _most(min(len(at), limit) // LEAST_TOKENS, beginning) or alone
+    begun = _most(min(len(at), limit) // LEAST_TOKENS, beginning)
+    if begun is None:  # without a passage it would be an answer of the base
+        raise InvalidInput(
+            f"question: beside it and {wish.limit_name}={wish.max_new_tokens} no passage fits into the"
+            f" {base.max_tokens} tokens that prompt and answer may have together. Shorten it or ask for fewer."
+        )
+    return begun
 
 
 def _without_control(tokenizer: Any) -> Callable[[str], str]:

@@ -14,6 +14,8 @@ from services.kit import create_service
 from services.retriever.service import RetrieverService
 from services.retriever.settings import RetrieverSettings
 
+NOTHING = "Nothing that is indexed comes close to the query."
+
 
 def create_app(settings: RetrieverSettings | None = None) -> FastAPI:
     """Return the retriever's app. It opens the index and indexes the data file in the background when it starts."""
@@ -45,6 +47,7 @@ def create_app(settings: RetrieverSettings | None = None) -> FastAPI:
     @app.post("/search", tags=["knowledge"])
     def search(body: SearchRequest) -> SearchResponse:
         """Return the passages that fit a query best, best first."""
-        return SearchResponse(results=service.search(body.query, body.top_k))
+        found = service.search(body.query, body.top_k)
+        return SearchResponse(results=found, message=None if found else NOTHING)
 
     return app

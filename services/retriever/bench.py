@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,36 +16,43 @@ DEPTH = 10
 
 
 def quality(
-    path: Path, embedding: str | None = None, report: Callable[[int, int, str], None] = lambda done, total, note: None
+    path: Path,
+    embedding: str | None = None,
+    reranker: str | None = None,
+    report: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> dict[str, dict[str, float]]:
     """Index the contexts of a CSV, ask its questions, and look where each row's own context comes.
 
     Args:
         path: a CSV with the columns ``question`` and ``context``.
-        embedding: see :class:`RetrieverSettings`.
+        embedding, reranker: see :class:`RetrieverSettings`.
         report: told how many questions were asked, of how many, and what is being done.
 
     Returns:
-        for each of ``dense``, ``sparse`` and ``hybrid``: ``hit_at_1``, ``hit_at_3``, ``hit_at_5``, ``mrr_at_10`` and
-        ``ndcg_at_10``, each 0 to 1, means over the questions.
+        for each of ``dense``, ``sparse``, ``hybrid`` and, with a reranker, ``reranked``: ``hit_at_1``, ``hit_at_3``,
+        ``hit_at_5``, ``mrr_at_10`` and ``ndcg_at_10``, each 0 to 1, means over the questions.
 
     Raises:
         InvalidInput: the file cannot be read, or is refused.
-        Unavailable: the embedding model cannot be had.
+        Unavailable: a model cannot be had.
     """
     asked = [
         (row.question, passage_id(row.context)) for row in read_table(path, ("question", "context"), ("answer",)).rows
     ]
-    places: dict[str, list[int | None]] = {"dense": [], "sparse": [], "hybrid": []}
+    places: dict[str, list[int | None]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="asktwice-bench-") as home:
         # An address in the environment would index the file into somebody's server.
-        settings = RetrieverSettings(home=Path(home), embedding=embedding).model_copy(update={"qdrant_url": None})
+        settings = RetrieverSettings(home=Path(home), embedding=embedding, reranker=reranker)
+        settings = settings.model_copy(update={"qdrant_url": None, "reranker": reranker})
         retriever = Retriever.open(settings)
         try:
             retriever.ingest(path.name, read_bytes(path), progress=lambda done, total: report(done, total, "passages"))
             for number, (question, gold) in enumerate(asked, 1):
                 dense, sparse = retriever.rankings(question, DEPTH)
-                found = {"dense": _ordered(dense), "sparse": _ordered(sparse), "hybrid": retriever.fuse(dense, sparse)}
+                fused = retriever.fuse(dense, sparse)
+                found = {"dense": _ordered(dense), "sparse": _ordered(sparse), "hybrid": fused}
+                if reranker:
+                    found["reranked"] = retriever.rerank(question, fused)
                 for name, ranking in found.items():
                     ids = [hit.id for hit in ranking[:DEPTH]]
                     places[name].append(ids.index(gold) + 1 if gold in ids else None)

@@ -35,6 +35,11 @@ class Embedder(Protocol):
     def weight(self) -> float:
         """What its ranking counts beside that of BM25, 0 to 1 (docs/decisions/2026-11-23-fusion.md)."""
 
+    @property
+    def floor(self) -> float:
+        """The cosine of a query and its best passage under which the passage says nothing of what was asked; -1 where
+        it is not known (docs/retrieval.md)."""
+
     def encode_queries(self, texts: Sequence[str]) -> Vectors: ...
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors: ...
@@ -48,6 +53,7 @@ class HashedNgrams:
     """
 
     weight = 0.3  # it sees the same words as BM25, and less of them
+    floor = 0.1
 
     def __init__(self, dimension: int = HASHED_DIMENSION):
         self.dimension = dimension
@@ -92,6 +98,7 @@ class SentenceTransformerEmbedder:
         self._model = _load(_resolve(model), device)
         self._lock = Lock()  # fast tokenizers must not be used by two threads at a time
         self.id = _identity(model)
+        self.floor = 0.2 if model == MINILM else -1.0
         self.dimension = int(self._model.get_embedding_dimension())
         prompts = self._model.prompts
         e5 = "e5" in model.lower() and "instruct" not in model.lower()

@@ -13,6 +13,8 @@ from contracts.table import MAX_FILE_BYTES
 from services.retriever.embedding import Embedder, load_embedder
 from services.retriever.fusion import Hit, fuse
 from services.retriever.ledger import Ledger, Role, data_mark
+from services.retriever.reranking import DEPTH as RERANKED
+from services.retriever.reranking import Reranker
 from services.retriever.settings import RetrieverSettings
 from services.retriever.source import SourcePassage, read_source
 from services.retriever.sparse import ANALYSIS, encode_passage, encode_query
@@ -37,11 +39,19 @@ def silent(done: int, total: int) -> None:
 class Retriever:
     """An open index. All methods block and may be called from any thread."""
 
-    def __init__(self, settings: RetrieverSettings, ledger: Ledger, store: Store, embedder: Embedder):
+    def __init__(
+        self,
+        settings: RetrieverSettings,
+        ledger: Ledger,
+        store: Store,
+        embedder: Embedder,
+        reranker: Reranker | None = None,
+    ):
         self._settings = settings
         self._ledger = ledger
         self._store = store
         self._embedder = embedder
+        self._reranker = reranker
         self._writing = Lock()
         self._closing = Event()
 
@@ -60,7 +70,7 @@ class Retriever:
             open_store: makes the store in place of the settings' one.
 
         Raises:
-            Unavailable: the index is in use by another process, Qdrant does not answer, or the model cannot be had.
+            Unavailable: the index is in use by another process, Qdrant does not answer, or a model cannot be had.
             IndexMismatch: the index was built with another embedding.
         """
         with ExitStack() as undo:
@@ -70,7 +80,8 @@ class Retriever:
             _check_embedding(ledger, embedder, settings.folder)
             store = (open_store or _open_store)(settings, embedder.dimension, ledger.count() == 0)
             undo.callback(store.close)
-            retriever = cls(settings, ledger, store, embedder)
+            reranker = Reranker(settings.reranker, settings.device) if settings.reranker else None
+            retriever = cls(settings, ledger, store, embedder, reranker)
             retriever._recover(progress)
             undo.pop_all()
         return retriever
@@ -126,18 +137,29 @@ class Retriever:
         return self.ingest(path.name, content, "data", progress)
 
     def search(self, query: str, top_k: int) -> list[Passage]:
-        """Return up to ``top_k`` passages, best first.
+        """Return up to ``top_k`` passages, best first; none where nothing comes close to the query.
 
         Raises:
             IndexEmpty: nothing is indexed.
             InvalidInput: the query has no word, and the embedding sees nothing but words.
             Unavailable: Qdrant does not answer.
         """
-        return self._texts(self.fuse(*self.rankings(query, top_k))[:top_k])
+        by_dense, by_sparse = self.rankings(query, top_k)
+        if not self._is_close(query, by_dense, by_sparse):
+            return []
+        return self._texts(self.rerank(query, self.fuse(by_dense, by_sparse))[:top_k])
 
     def fuse(self, by_dense: list[Hit], by_sparse: list[Hit]) -> list[Hit]:
         """Return one ranking of both, the embedding's counting as much as it is worth."""
         return fuse(by_dense, by_sparse, self._embedder.weight)
+
+    def rerank(self, query: str, hits: list[Hit]) -> list[Hit]:
+        """Return the first :data:`RERANKED` hits in the reranker's order; where there is none, all as they are."""
+        if self._reranker is None:
+            return hits
+        there = self._ledger.passages(hit.id for hit in hits[:RERANKED])
+        kept = [hit for hit in hits[:RERANKED] if hit.id in there]
+        return self._reranker.rank(query, kept, [there[hit.id].text for hit in kept])
 
     def rankings(self, query: str, top_k: int) -> tuple[list[Hit], list[Hit]]:
         """Return what is best by the embedding, at least ``top_k`` where there are as many, and what is by BM25.
@@ -168,6 +190,18 @@ class Retriever:
             embedding=self._embedder.id,
             dimension=self._embedder.dimension,
             store=self._store.name,
+        )
+
+    def _is_close(self, query: str, by_dense: list[Hit], by_sparse: list[Hit]) -> bool:
+        """Tell whether the best passage is above the floor, or has half of the query's words: to an embedding an
+        article number says little, and a question is never close to a passage of many pages."""
+        floor = self._embedder.floor if self._settings.floor is None else self._settings.floor
+        if max((hit.score for hit in by_dense), default=-1.0) >= floor:
+            return True
+        best = self._ledger.passages(hit.id for hit in sorted(by_sparse, key=lambda hit: -hit.score)[:1])
+        asked = set(encode_query(query).indices)
+        return any(
+            2 * len(asked.intersection(encode_passage(passage.text).indices)) >= len(asked) for passage in best.values()
         )
 
     def _recover(self, progress: Progress) -> None:

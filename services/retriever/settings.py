@@ -22,6 +22,10 @@ class RetrieverSettings(BaseSettings):
     collection: str = Field(default="asktwice", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     embedding: str | None = None
     """A sentence-transformers hub id or folder; None is the built-in hashed n-grams."""
+    reranker: str | None = None
+    """A cross-encoder's hub id or folder that puts the best passages in order; None is the fused order."""
+    floor: float | None = Field(default=None, ge=-1, le=1)
+    """Cosine of query and best passage under which nothing is found; None is the embedding's own floor, -1 is none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the embedding model runs; ``auto`` is the GPU where there is one."""
     qdrant_url: str | None = Field(default=None, validation_alias=AliasChoices("QDRANT_URL", "ASKTWICE_QDRANT_URL"))

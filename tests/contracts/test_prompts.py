@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 from jinja2 import Environment
 
-from contracts.prompts import PLAIN_CHAT_TEMPLATE, SYSTEM_PROMPT, build_messages, ensure_chat_template
+from contracts.prompts import PLAIN_CHAT_TEMPLATE, SYSTEM_PROMPT, build_messages, ensure_chat_template, with_passages
 
 
 def test_the_system_prompt_is_the_agreed_one() -> None:
@@ -21,6 +21,10 @@ def test_passages_are_numbered_as_the_sources_are() -> None:
 
 def test_without_passages_the_question_stands_alone() -> None:
     assert build_messages("Сколько?")[1]["content"] == "Сколько?"
+
+
+def test_where_nothing_was_found_the_question_says_so() -> None:
+    assert with_passages("Сколько?", []) == "Контекст:\nПо этому вопросу ничего не найдено.\n\nВопрос: Сколько?"
 
 
 def test_a_model_without_a_template_gets_the_plain_one_and_keeps_its_own() -> None:

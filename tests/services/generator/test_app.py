@@ -24,6 +24,7 @@ from contracts.artifacts import Home
 from contracts.clients import RetrieverClient
 from contracts.errors import IndexEmpty
 from contracts.generation import Mode
+from contracts.prompts import NOTHING_FOUND, with_passages
 from contracts.retrieval import Passage, SearchRequest, SearchResponse
 from services.generator.app import create_app
 from services.generator.settings import GeneratorSettings
@@ -48,6 +49,7 @@ def retriever() -> RetrieverClient:
         if body.query == "empty":
             raise IndexEmpty("Nothing is indexed. Run asktwice index FILE.")
         texts = ["слово " * 80] * 3 if body.query == "long" else PASSAGES
+        texts = [] if body.query == "far" else texts
         found = [Passage(id=str(n), title=f"t{n}", text=text, score=1 / (n + 1)) for n, text in enumerate(texts)]
         return SearchResponse(results=found[: body.top_k])
 
@@ -81,6 +83,17 @@ def test_rag_is_the_default_and_numbers_its_sources(client: httpx.Client) -> Non
     assert [(source["n"], source["text"]) for source in answer["sources"]] == [(1, PASSAGES[0]), (2, PASSAGES[1])]
 
 
+def test_where_nothing_was_found_the_model_is_told_so_and_not_left_to_its_memory(client: httpx.Client) -> None:
+    said = with_passages("far", [])
+    assert NOTHING_FOUND in said
+    answers = [
+        ask(client, mode, question=asked).json() for mode, asked in (("rag", "far"), ("base", "far"), ("base", said))
+    ]
+    nothing, bare, told = (answer["usage"]["prompt_tokens"] for answer in answers)
+    assert answers[0]["sources"] == []
+    assert nothing == told > bare
+
+
 def test_only_passages_that_fit_are_sources(client: httpx.Client) -> None:
     few = ask(client, "rag", question="long").json()
     assert len(few["sources"]) < 3
@@ -99,10 +112,12 @@ def test_of_a_passage_that_does_not_fit_a_beginning_is_kept_and_told(client: htt
     assert 50 < len(source["text"]) < len(whole)
 
 
-def test_where_no_passage_fits_beside_the_question_it_is_asked_without_any(client: httpx.Client) -> None:
+@pytest.mark.parametrize("spare", [5, 40])
+def test_where_no_passage_fits_beside_the_question_it_is_refused(client: httpx.Client, spare: int) -> None:
     room = 1024 - ask(client, "base", question="long").json()["usage"]["prompt_tokens"]
-    answer = ask(client, "rag", question="long", max_new_tokens=room - 5)
-    assert (answer.status_code, answer.json()["sources"]) == (200, [])
+    answer = ask(client, "rag", question="long", max_new_tokens=room - spare)
+    assert answer.status_code == 422
+    assert "max_new_tokens" in answer.json()["detail"]
 
 
 def test_marks_in_a_question_are_text(client: httpx.Client) -> None:

@@ -310,3 +310,25 @@ def test_a_server_that_refuses_connections_is_unavailable(settings: RetrieverSet
     with pytest.raises(Unavailable, match=r"Qdrant at http://127\.0\.0\.1:9 does not answer"):
         Retriever.open(settings.model_copy(update={"qdrant_url": "http://127.0.0.1:9"}))
     Retriever.open(settings).close()  # the ledger's lock was given back
+
+
+def test_what_nothing_comes_close_to_finds_nothing(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, table: Table
+) -> None:
+    pages = " ".join(f"слово{n} и другое{n}" for n in range(2000))
+    article = f"{pages} Артикул КТ-4471 снят с продажи."
+    retriever = open_retriever(settings)
+    retriever.ingest("a.csv", table([*KNOWLEDGE, article]))
+    assert retriever.search("Почему небо голубое?", 3) == []
+    assert texts(retriever, "Артикул КТ-4471?", 1) == [article], "a long passage is close to no question by its cosine"
+    assert texts(retriever, "Куда приходят на занятия?", 1) == [KNOWLEDGE[1]]
+
+
+@pytest.mark.parametrize(("floor", "found"), [(-1.0, 3), (None, 0), (0.0, 3), (1.0, 0)])
+def test_the_floor_is_the_embeddings_own_or_that_of_the_settings(
+    settings: RetrieverSettings, knowledge: bytes, floor: float | None, found: int
+) -> None:
+    retriever = Retriever.open(settings.model_copy(update={"floor": floor}))
+    retriever.ingest("knowledge.csv", knowledge)
+    assert len(retriever.search("Почему небо голубое?", 3)) == found
+    retriever.close()
