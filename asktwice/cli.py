@@ -285,21 +285,46 @@ def retriever(
     bench_retriever(quality, embedding, reranker, as_json)
 
 
-@cli.command(epilog="Example: `asktwice index docs.csv notes.txt`")
+@cli.command(epilog="Example: `asktwice index docs.csv handbook.pdf notes/`, `asktwice index --remove handbook.pdf`")
 def index(
-    paths: Annotated[list[Path], typer.Argument(help="CSV (with the column context) or text files.")],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Files and folders: CSV, XLSX, JSON, Parquet with a column context; text, Markdown, HTML, DOCX, PDF."
+        ),
+    ] = None,
     home: HomeOption = HOME,
     profile: ProfileOption = ProfileName.auto,
     embedding: EmbeddingOption = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Of text files, such as cp1251. Default: found out, or asked.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", help="Take the document of this name out; may be repeated.")
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Print what is indexed.")] = False,
     url: UrlOption = None,
 ) -> None:
-    """Add documents to the index; a file of the same name is replaced."""
-    from asktwice.indexing import add_through, add_to
+    """Add documents to the index; one of the same name is replaced."""
+    from asktwice import indexing
 
+    if sum(map(bool, (paths, remove, listed))) != 1:
+        raise InvalidInput("Give files to index, or --remove NAME, or --list.")
     if url:
-        add_through(url, paths)
+        if paths:
+            indexing.add_through(url, paths, encoding)
+        elif remove:
+            indexing.remove_through(url, remove)
+        else:
+            indexing.list_through(url)
+        return
+    own, chosen = Home(path=home), _profile(profile, home, embedding=embedding)
+    if paths:
+        indexing.add_to(own, chosen, paths, encoding)
+    elif remove:
+        indexing.remove_from(own, chosen, remove)
     else:
-        add_to(Home(path=home), _profile(profile, home, embedding=embedding), paths)
+        indexing.list_of(own, chosen)
 
 
 @cli.command(epilog="Example: `asktwice train --data my.csv --name support --method qlora`")

@@ -4,6 +4,7 @@ The same class works over the network and, in the embedded mode, over an in-proc
 """
 
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -12,7 +13,7 @@ from contracts.errors import AskTwiceError, DeadlineExceeded, InternalError, Una
 from contracts.evaluation import Job
 from contracts.generation import AdapterList, Answer, AskRequest, GeneratorInfo, Mode
 from contracts.health import Readiness
-from contracts.retrieval import IndexInfo, Receipt, SearchRequest, SearchResponse
+from contracts.retrieval import Document, DocumentList, IndexInfo, Receipt, SearchRequest, SearchResponse
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -57,9 +58,22 @@ class RetrieverClient(_Client):
         body = SearchRequest(query=query, top_k=top_k).model_dump()
         return _parse(SearchResponse, await self._send("POST", "/search", json=body))
 
-    async def add(self, name: str, content: bytes) -> Receipt:
+    async def add(self, name: str, content: bytes, encoding: str | None = None) -> Receipt:
         """Index one document; acknowledged once it is durable."""
-        return _parse(Receipt, await self._send("POST", "/documents", files={"file": (name, content)}))
+        said = {"encoding": encoding} if encoding else {}
+        return _parse(Receipt, await self._send("POST", "/documents", files={"file": (name, content)}, data=said))
+
+    async def documents(self) -> list[Document]:
+        """Return what is indexed, by name."""
+        return _parse(DocumentList, await self._send("GET", "/documents")).documents
+
+    async def remove(self, name: str) -> None:
+        """Take a document out of the index.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        await self._send("DELETE", f"/documents/{quote(name, safe='')}")
 
     async def info(self) -> IndexInfo:
         """Return what the index holds.

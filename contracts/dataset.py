@@ -8,18 +8,18 @@ A file is of one form. The first accepted row says which, and rows of another fo
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from contracts.encoding import CONTROL, decode
 from contracts.errors import InvalidInput
 from contracts.table import (
     MAX_CELL_CHARS,
     MAX_FILE_BYTES,
     QA_COLUMNS,
     Table,
-    decode,
     parse_table,
     read_bytes,
     require_rows,
@@ -126,6 +126,62 @@ def read_dataset(source: str | Path, required: Sequence[str] = QA_COLUMNS, optio
         for column in optional:
             row.cells.setdefault(column, "")
     return table
+
+
+def knowledge_rows(content: bytes, name: str, encoding: str | None = None) -> Iterator[list[str] | str]:
+    """Yield the texts of each row of a JSON or Parquet file that are knowledge, or why the row has none.
+
+    They are in its ``context`` or ``text``, or, as in MS MARCO, in ``passages.passage_text``.
+
+    Args:
+        content: the file's bytes.
+        name: what messages call it; its suffix tells the type.
+        encoding: of JSON; None finds out.
+
+    Raises:
+        InvalidInput: the file cannot be read.
+    """
+    items: Iterable[Any]
+    parse: Callable[[Any], Record] = _from_json
+    if name.lower().endswith(".parquet"):
+        items, parse = _parquet_rows(content, name, {"context", "text", "passages"}), _object
+    else:
+        text, _ = decode(content, name, encoding)
+        array = _array(text, name, refuse=name.lower().endswith(".json"))
+        items = _lines(text) if array is None else array
+    chars = 0
+    for item in items:
+        try:
+            record = parse(item)
+            chars += _chars(record)
+            texts = _knowledge(record)
+        except _Rejected as reason:
+            yield str(reason)
+            continue
+        if chars > MAX_TEXT_CHARS:
+            raise _too_much(name)
+        yield texts
+
+
+def _knowledge(record: Record) -> list[str]:
+    for key in ("context", "text"):
+        if record.get(key) is not None:
+            texts = [_text(record[key], key).strip()]
+            break
+    else:
+        passages = record.get("passages")
+        found = passages.get("passage_text") if isinstance(passages, dict) else None
+        if not isinstance(found, list):
+            raise _Rejected(
+                f"no context, text or passages.passage_text: its keys are {', '.join(record)[:200] or 'none'}"
+            )
+        texts = list(dict.fromkeys(_text(text, "passage").strip() for text in found))
+    texts = [text for text in texts if text]
+    if not texts:
+        raise _Rejected("empty context")
+    if any(map(CONTROL.search, texts)):
+        raise _Rejected("a control character, as binary data has")
+    return texts
 
 
 def _collect(
@@ -436,8 +492,10 @@ _LOOSE = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_co
 # ---- Parquet and the hub ----
 
 
-def _parquet_rows(content: bytes, name: str) -> Iterator[Record]:
-    """Yield the rows of a Parquet file, with the columns that are known."""
+def _parquet_rows(content: bytes, name: str, keys: Set[str] | None = None) -> Iterator[Record]:
+    """Yield the rows of a Parquet file, with the columns that are known; ``keys`` are those, else the forms'."""
+    expected = ", ".join(sorted(keys) if keys else QA_COLUMNS)
+    keys = keys or _KEYS
     try:
         import pyarrow as arrow
         from pyarrow.parquet import ParquetFile
@@ -449,11 +507,11 @@ def _parquet_rows(content: bytes, name: str) -> Iterator[Record]:
         file = ParquetFile(arrow.BufferReader(content))
         columns = file.schema_arrow.names
         # Others are not even decoded: they may be large, as images are, or of types that Python cannot hold.
-        known = [column for column in columns if column.strip().lower() in _KEYS]
+        known = [column for column in columns if column.strip().lower() in keys]
         if not known:
             raise InvalidInput(
                 f"{name} has none of the columns that are read: it has {', '.join(columns)[:200] or 'nothing'}."
-                f" Expected: {', '.join(QA_COLUMNS)}, or a form that the documentation names."
+                f" Expected: {expected}, or what the documentation names."
             )
         if len({column.strip().lower() for column in known}) != len(known):
             raise InvalidInput(f"{name} has a column more than once: {', '.join(known)}.")

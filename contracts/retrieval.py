@@ -1,6 +1,6 @@
 """Knowledge in, passages out."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, StringConstraints
 from pydantic.fields import Field
@@ -22,6 +22,9 @@ class Passage(BaseModel):
     title: str
     text: str
     score: float
+    source: str = ""
+    place: str = ""
+    """Where in the source it stands, such as ``row 3`` or ``page 12``; ``title`` is both."""
 
 
 class SearchResponse(BaseModel):
@@ -30,17 +33,21 @@ class SearchResponse(BaseModel):
     """Why there are no results."""
 
 
+Unit = Literal["row", "paragraph", "page"]
+
+
 class RowError(BaseModel):
-    """Why one row of a source was not taken. ``row`` counts data rows from 1 (the header is row 0)."""
+    """Why one unit of a source was not taken. ``row`` counts them from 1 (a table's header is row 0)."""
 
     row: int
     reason: str
 
 
 class Receipt(BaseModel):
-    """What became of every row of one source: ``read == accepted + rejected + duplicates + unchanged``."""
+    """What became of every unit of one source: ``read == accepted + rejected + duplicates + unchanged``."""
 
     source: str
+    unit: Unit = "row"
     read: int
     accepted: int
     rejected: int
@@ -53,6 +60,22 @@ class Receipt(BaseModel):
     def again(self) -> "Receipt":
         """Return what the receipt is where the same source comes once more: all that was taken is unchanged."""
         return self.model_copy(update={"accepted": 0, "unchanged": self.accepted + self.unchanged})
+
+
+class Document(BaseModel):
+    """One source that is indexed."""
+
+    name: str
+    sha256: str
+    """Of its bytes."""
+    unit: Unit
+    read: int
+    """How many units it has; see its receipt."""
+    passages: int
+
+
+class DocumentList(BaseModel):
+    documents: list[Document]
 
 
 class IndexInfo(BaseModel):

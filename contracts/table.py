@@ -8,7 +8,6 @@ import csv
 import hashlib
 import io
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contracts.encoding import CONTROL, decode
 from contracts.errors import InvalidInput
 from contracts.retrieval import RowError
 
@@ -26,18 +26,12 @@ QA_COLUMNS = ("question", "answer", "context")
 MAX_FILE_BYTES = 200_000_000
 MAX_CELL_CHARS = 1_000_000
 MAX_ERRORS_LISTED = 100
+_RUSSIAN_COLUMNS = {"вопрос": "question", "ответ": "answer", "контекст": "context"}
 _DELIMITERS = (",", ";", "\t")
-# Letters of Russian text with their frequency in 1/100 of a percent, roughly: enough to tell encodings apart.
-_FREQUENCIES = (
-    "о1090 е850 а800 и740 н670 т630 с550 р470 в450 л440 к350 м320 д300 п280 у260 я200 ы190 ь170 г170 з160 б160 ч140"
-    " й120 х100 ж90 ш70 ю60 ц50 щ40 э30 ф30 ъ4 ё20"
-)
-_LETTERS = {item[0]: int(item[1:]) / 10_000 for item in _FREQUENCIES.split()}
 _CSV_ERRORS = {
     "unexpected end": "a quote is opened and never closed",
     "field larger": f"a cell has over {MAX_CELL_CHARS:,} characters",
 }
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,24 +113,43 @@ def read_bytes(path: Path) -> bytes:
         raise InvalidInput(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
-def parse_table(content: bytes, name: str, required: Sequence[str] = QA_COLUMNS, optional: Sequence[str] = ()) -> Table:
-    """Parse a CSV.
+def parse_table(
+    content: bytes,
+    name: str,
+    required: Sequence[str] = QA_COLUMNS,
+    optional: Sequence[str] = (),
+    encoding: str | None = None,
+) -> Table:
+    """Parse a CSV. Its header may be in Russian: Вопрос, Ответ, Контекст.
 
     Args:
         content: the file's bytes.
         name: what messages call it.
         required: columns that must be there and filled in every accepted row.
         optional: columns that are taken along where they are there; their cells may be empty.
+        encoding: what the bytes are encoded in; None finds out.
 
     Raises:
         InvalidInput: not text, unknown encoding, missing or repeated column, unclosed quote, or no valid row.
     """
-    text, encoding = decode(content, name)
+    text, encoding = decode(content, name, encoding)
     text, declared = _strip_separator_line(text)
     delimiter = declared or _find_delimiter(text, required)
     table = Table(name, encoding, delimiter)
-    records = _records(text, delimiter, name)
-    header = _header(next(filter(_is_filled, records), []), required, name)
+    take_records(table, _records(text, delimiter, name), required, optional)
+    require_rows(table)
+    return table
+
+
+def take_records(
+    table: Table, records: Iterator[list[str]], required: Sequence[str], optional: Sequence[str] = ()
+) -> None:
+    """Sort the records of a table into accepted, rejected and duplicates; the first filled one is the header.
+
+    Raises:
+        InvalidInput: a column is missing or repeated.
+    """
+    header = _header(next(filter(_is_filled, records), []), required, table.name)
     wanted = [*required, *(column for column in optional if column in header)]
     seen: set[tuple[str, ...]] = set()
     for record in records:
@@ -148,8 +161,6 @@ def parse_table(content: bytes, name: str, required: Sequence[str] = QA_COLUMNS,
             continue
         cells = dict(zip(header, record, strict=True))
         take_row(table, {column: cells[column] for column in wanted}, required, seen)
-    require_rows(table)
-    return table
 
 
 def take_row(table: Table, cells: dict[str, str], required: Sequence[str], seen: set[tuple[str, ...]]) -> bool:
@@ -165,7 +176,7 @@ def take_row(table: Table, cells: dict[str, str], required: Sequence[str], seen:
     if empty:
         table.reject(table.read, f"empty {', '.join(empty)}")
         return False
-    if any(map(_CONTROL.search, cells.values())):
+    if any(map(CONTROL.search, cells.values())):
         table.reject(table.read, "a control character, as binary data has")
         return False
     key = tuple(" ".join(cell.split()) for cell in cells.values())
@@ -186,69 +197,6 @@ def require_rows(table: Table, why: str = "") -> None:
     if not table.rows:
         first = f"The first reason: row {table.errors[0].row}: {table.errors[0].reason}." if table.errors else ""
         raise InvalidInput(f"{table.name} has no valid row ({table.read} read). {why or first}".rstrip())
-
-
-def decode(content: bytes, name: str) -> tuple[str, str]:
-    """Return the text and its encoding.
-
-    Order: byte order mark, strict UTF-8, then cp1251 where it makes likelier Russian than the other 8-bit encodings.
-
-    Raises:
-        InvalidInput: the bytes are not text, or the encoding is none of these.
-    """
-    if content.startswith(b"PK\x03\x04"):
-        raise InvalidInput(f"{name} is a spreadsheet or an archive, not a CSV. In Excel choose Save As, 'CSV UTF-8'.")
-    if not content.strip():
-        raise InvalidInput(f"{name} is empty.")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        try:
-            return content.decode("utf-16"), "utf-16"
-        except UnicodeDecodeError as error:
-            raise InvalidInput(f"{name} begins like UTF-16 but is not valid UTF-16. Save it as UTF-8.") from error
-    if b"\x00" in content:
-        raise InvalidInput(f"{name} is not a text file: it contains zero bytes. A CSV is expected.")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return _decode_cp1251(content, name), "cp1251"
-    controls = len(_CONTROL.findall(text[:100_000]))
-    if controls > 9 and controls * 100 > len(text[:100_000]):
-        raise InvalidInput(f"{name} is not a text file. A CSV is expected.")
-    return text, "utf-8-sig" if content.startswith(b"\xef\xbb\xbf") else "utf-8"
-
-
-def _decode_cp1251(content: bytes, name: str) -> str:
-    refusal = f"{name} is neither UTF-8 nor surely Russian text in cp1251"
-    advice = "Save it as UTF-8 ('CSV UTF-8' in Excel)."
-    try:
-        text = content.decode("cp1251")
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{refusal}. {advice}") from None
-    if _CONTROL.search(text):
-        raise InvalidInput(f"{refusal}: it has control characters. {advice}")
-    sample = content[:200_000]
-    likelihoods = {
-        name: _russian_likelihood(sample.decode(name, "replace")) for name in ("koi8-r", "cp866", "mac-cyrillic")
-    }
-    rival = max(likelihoods, key=likelihoods.__getitem__)
-    own = _russian_likelihood(text[:200_000])
-    foreign = sum(ord(char) > 127 for char in text[:200_000])
-    if own - likelihoods[rival] < math.log(20) or own < -6 * foreign:
-        raise InvalidInput(f"{refusal}: it could as well be {rival}. {advice}")
-    return text
-
-
-def _russian_likelihood(text: str) -> float:
-    """Return the log-likelihood of the non-ASCII characters as Russian: letter frequencies and where capitals stand."""
-    total, previous = 0.0, ""
-    for char in text:
-        if ord(char) > 127:
-            lower = char.lower()
-            total += math.log(_LETTERS.get(lower, 0.005 if char in "«»—–№…“”„" else 1e-5))
-            if char != lower:  # a capital inside a word is what the wrong 8-bit table makes
-                total -= 6.0 if previous.isalpha() and previous.islower() else 1.0
-        previous = char
-    return total
 
 
 def _strip_separator_line(text: str) -> tuple[str, str | None]:
@@ -276,7 +224,8 @@ def _is_filled(record: list[str]) -> bool:
 
 
 def _names(record: list[str]) -> list[str]:
-    return [cell.strip().strip("\ufeff").lower() for cell in record]
+    names = [cell.strip().strip("\ufeff").lower() for cell in record]
+    return [_RUSSIAN_COLUMNS.get(name, name) for name in names]
 
 
 def _header(record: list[str], required: Sequence[str], name: str) -> list[str]:

@@ -1,15 +1,16 @@
-"""The retriever's HTTP: ``POST /documents``, ``POST /search``."""
+"""The retriever's HTTP: ``/documents`` and ``POST /search``."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Annotated
 
-from fastapi import FastAPI, Request, UploadFile
+from fastapi import FastAPI, Form, Request, UploadFile
 from starlette.concurrency import run_in_threadpool
 
 from contracts.errors import InvalidInput
 from contracts.health import Readiness
-from contracts.retrieval import Receipt, SearchRequest, SearchResponse
+from contracts.retrieval import DocumentList, Receipt, SearchRequest, SearchResponse
 from services.kit import create_service
 from services.retriever.service import RetrieverService
 from services.retriever.settings import RetrieverSettings
@@ -36,13 +37,30 @@ def create_app(settings: RetrieverSettings | None = None) -> FastAPI:
     app = create_service("retriever", "Knowledge in, passages out.", lifespan, readiness)
 
     @app.post("/documents", tags=["knowledge"])
-    async def documents(file: UploadFile, request: Request) -> Receipt:
-        """Index one file (CSV with a column ``context``, or text); answered once it is durable."""
-        if len((await request.form()).multi_items()) != 1:
-            raise InvalidInput('Send one file a request, in the field "file" and nothing else. Nothing was indexed.')
+    async def add(file: UploadFile, request: Request, encoding: Annotated[str | None, Form()] = None) -> Receipt:
+        """Index one file in place of the one of that name; answered once it is durable.
+
+        Tables (CSV, TSV, XLSX, JSON, Parquet) with a column ``context``, and prose (text, Markdown, HTML, DOCX, PDF).
+        ``encoding`` says what a text is encoded in where that is not certain.
+        """
+        if len((await request.form()).multi_items()) != 1 + (encoding is not None):
+            raise InvalidInput(
+                'Send one file a request, in the field "file", and nothing else but "encoding". Nothing was indexed.'
+            )
         async with one_at_a_time:
             content = await file.read()
-            return await run_in_threadpool(service.ingest, file.filename or "", content)
+            return await run_in_threadpool(service.ingest, file.filename or "", content, encoding or None)
+
+    @app.get("/documents", tags=["knowledge"])
+    def documents() -> DocumentList:
+        """Return what is indexed, by name."""
+        return DocumentList(documents=service.documents())
+
+    @app.delete("/documents/{name:path}", tags=["knowledge"], status_code=204)
+    async def remove(name: str) -> None:
+        """Take a document out of the index."""
+        async with one_at_a_time:
+            await run_in_threadpool(service.remove, name)
 
     @app.post("/search", tags=["knowledge"])
     def search(body: SearchRequest) -> SearchResponse:

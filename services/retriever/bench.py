@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from contracts.table import read_bytes, read_table
+from contracts.table import parse_table, read_bytes
 from services.retriever.fusion import Hit
 from services.retriever.retriever import Retriever
 from services.retriever.settings import RetrieverSettings
-from services.retriever.source import passage_id
+from services.retriever.source import passage_id, read_source
 
 DEPTH = 10
 
@@ -36,9 +36,8 @@ def quality(
         InvalidInput: the file cannot be read, or is refused.
         Unavailable: a model cannot be had.
     """
-    asked = [
-        (row.question, passage_id(row.context)) for row in read_table(path, ("question", "context"), ("answer",)).rows
-    ]
+    content = read_bytes(path)
+    table = parse_table(content, path.name, ("question", "context"), ("answer",))
     places: dict[str, list[int | None]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="asktwice-bench-") as home:
         # An address in the environment would index the file into somebody's server.
@@ -46,17 +45,22 @@ def quality(
         settings = settings.model_copy(update={"qdrant_url": None, "reranker": reranker})
         retriever = Retriever.open(settings)
         try:
-            retriever.ingest(path.name, read_bytes(path), progress=lambda done, total: report(done, total, "passages"))
-            for number, (question, gold) in enumerate(asked, 1):
-                dense, sparse = retriever.rankings(question, DEPTH)
+            retriever.ingest(path.name, content, progress=lambda done, total: report(done, total, "passages"))
+            cut = read_source(path.name, content, retriever.splitter)  # a long context is several passages
+            parts = {
+                passage_id(row.context): cut.accepted[row.number] for row in table.rows if row.number in cut.accepted
+            }
+            for number, row in enumerate(table.rows, 1):
+                gold = parts[passage_id(row.context)]
+                dense, sparse = retriever.rankings(row.question, DEPTH)
                 fused = retriever.fuse(dense, sparse)
                 found = {"dense": _ordered(dense), "sparse": _ordered(sparse), "hybrid": fused}
                 if reranker:
-                    found["reranked"] = retriever.rerank(question, fused)
+                    found["reranked"] = retriever.rerank(row.question, fused)
                 for name, ranking in found.items():
                     ids = [hit.id for hit in ranking[:DEPTH]]
-                    places[name].append(ids.index(gold) + 1 if gold in ids else None)
-                report(number, len(asked), "questions")
+                    places[name].append(next((place for place, id in enumerate(ids, 1) if id in gold), None))
+                report(number, len(table.rows), "questions")
         finally:
             retriever.close()
     return {name: figures(found) for name, found in places.items()}

@@ -10,9 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from contracts.artifacts import local_revision
 from contracts.errors import Unavailable
+from services.retriever.reading.prose import Splitter
 from services.retriever.text import words
 
 Vectors = NDArray[np.float32]
@@ -40,6 +42,10 @@ class Embedder(Protocol):
         """The cosine of a query and its best passage under which the passage says nothing of what was asked; -1 where
         it is not known (docs/retrieval.md)."""
 
+    @property
+    def splitter(self) -> Splitter:
+        """Cuts prose to the length that is read as a whole."""
+
     def encode_queries(self, texts: Sequence[str]) -> Vectors: ...
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors: ...
@@ -54,6 +60,7 @@ class HashedNgrams:
 
     weight = 0.3  # it sees the same words as BM25, and less of them
     floor = 0.1
+    splitter = Splitter()
 
     def __init__(self, dimension: int = HASHED_DIMENSION):
         self.dimension = dimension
@@ -100,6 +107,7 @@ class SentenceTransformerEmbedder:
         self.id = _identity(model)
         self.floor = 0.2 if model == MINILM else -1.0
         self.dimension = int(self._model.get_embedding_dimension())
+        self.splitter = _splitter(self._model)
         prompts = self._model.prompts
         e5 = "e5" in model.lower() and "instruct" not in model.lower()
         self._query_prompt = prompts.get("query") or ("query: " if e5 else "")
@@ -121,6 +129,15 @@ class SentenceTransformerEmbedder:
 def load_embedder(model: str | None, device: str = "auto") -> Embedder:
     """Return the embedder of this model, or the hashed n-grams where none is named."""
     return SentenceTransformerEmbedder(model, device) if model else HashedNgrams()
+
+
+def _splitter(model: Any) -> Splitter:
+    """Return a splitter by the model's own tokens; by characters where its tokenizer is none of the fast ones."""
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    if backend is None or not model.max_seq_length:
+        return Splitter()
+    spare = 16  # for a prompt and the marks at both ends
+    return Splitter.by_tokens(Tokenizer.from_str(backend.to_str()), model.max_seq_length - spare)
 
 
 def _load(model: str, device: str) -> Any:

@@ -18,7 +18,7 @@ from threading import Lock
 from typing import Literal
 
 from contracts.errors import AskTwiceError, IndexMismatch, Unavailable
-from contracts.retrieval import Receipt
+from contracts.retrieval import Document, Receipt
 from services.retriever.source import Source, SourcePassage
 
 Role = Literal["data", "upload"]
@@ -91,6 +91,15 @@ class Ledger:
         rows = self._rows("SELECT receipt FROM sources WHERE name = ?", [name])
         return Receipt.model_validate_json(rows[0][0]) if rows else None
 
+    def documents(self) -> list[Document]:
+        """Return the sources, by their names."""
+        rows = self._rows("SELECT name, sha256, receipt FROM sources ORDER BY name")
+        told = [(name, sha256, Receipt.model_validate_json(receipt)) for name, sha256, receipt in rows]
+        return [
+            Document(name=name, sha256=sha256, unit=receipt.unit, read=receipt.read, passages=receipt.passages)
+            for name, sha256, receipt in told
+        ]
+
     def passages_of(self, name: str) -> set[str]:
         return {id for (id,) in self._rows("SELECT passage FROM contents WHERE source = ?", [name])}
 
@@ -102,11 +111,14 @@ class Ledger:
     def passages(self, ids: Iterable[str]) -> dict[str, SourcePassage]:
         """Return those of the passages that are acknowledged."""
         query = """
-            SELECT passages.id, min(contents.title), passages.text
+            SELECT passages.id, contents.source, min(contents.title), passages.text
             FROM passages JOIN contents ON contents.passage = passages.id
             WHERE passages.id IN (SELECT value FROM json_each(?)) GROUP BY passages.id
-        """
-        return {row[0]: SourcePassage(*row) for row in self._rows(query, [json.dumps(list(ids))])}
+        """  # the source is that of the row with the smallest title: https://sqlite.org/lang_select.html#bareagg
+        return {
+            id: SourcePassage(id, source, title.removeprefix(f"{source}, "), text)
+            for id, source, title, text in self._rows(query, [json.dumps(list(ids))])
+        }
 
     def all_ids(self) -> list[str]:
         return [id for (id,) in self._rows("SELECT id FROM passages ORDER BY rowid")]
@@ -136,14 +148,20 @@ class Ledger:
             db.execute("DELETE FROM contents WHERE source = ?", (source.name,))
             db.executemany(
                 "INSERT INTO contents VALUES (?, ?, ?)",
-                [(source.name, p.id, p.title) for p in source.passages.values()],
+                [(source.name, p.id, f"{source.name}, {p.place}") for p in source.passages.values()],
             )
             db.executemany(
                 "INSERT OR IGNORE INTO passages VALUES (?, ?)", [(p.id, p.text) for p in source.passages.values()]
             )
-            orphans = "FROM passages WHERE id NOT IN (SELECT passage FROM contents)"
-            db.execute(f"INSERT OR IGNORE INTO pending SELECT id {orphans}")
-            db.execute(f"DELETE {orphans}")
+            _part_with_orphans(db)
+
+    def remove(self, name: str) -> bool:
+        """Take a source out; return whether it was there. A data file that is as it was is not indexed again."""
+        with self._transaction() as db:
+            there = db.execute("DELETE FROM sources WHERE name = ?", (name,)).rowcount > 0
+            db.execute("DELETE FROM contents WHERE source = ?", (name,))
+            _part_with_orphans(db)
+        return there
 
     def forget(self) -> None:
         """Clear what was pending, once its garbage is out of the store."""
@@ -180,6 +198,13 @@ class Ledger:
                 if isinstance(error, sqlite3.DatabaseError):
                     raise self._unusable(error) from error
                 raise
+
+
+def _part_with_orphans(db: sqlite3.Connection) -> None:
+    """Take out the passages that no source has any more, and note them as garbage of the store."""
+    orphans = "FROM passages WHERE id NOT IN (SELECT passage FROM contents)"
+    db.execute(f"INSERT OR IGNORE INTO pending SELECT id {orphans}")
+    db.execute(f"DELETE {orphans}")
 
 
 def data_mark(name: str, sha256: str) -> str:

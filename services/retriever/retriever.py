@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from threading import Event, Lock
 
-from contracts.errors import IndexEmpty, IndexMismatch, InvalidInput, Unavailable
-from contracts.retrieval import IndexInfo, Passage, Receipt
+from contracts.errors import IndexEmpty, IndexMismatch, InvalidInput, NotFound, Unavailable
+from contracts.retrieval import Document, IndexInfo, Passage, Receipt
 from contracts.table import MAX_FILE_BYTES
 from services.retriever.embedding import Embedder, load_embedder
 from services.retriever.fusion import Hit, fuse
 from services.retriever.ledger import Ledger, Role, data_mark
+from services.retriever.reading.prose import Splitter
 from services.retriever.reranking import DEPTH as RERANKED
 from services.retriever.reranking import Reranker
 from services.retriever.settings import RetrieverSettings
@@ -97,16 +98,30 @@ class Retriever:
             self._store.close()
             self._ledger.close()
 
-    def ingest(self, name: str, content: bytes, role: Role = "upload", progress: Progress = silent) -> Receipt:
+    def ingest(
+        self,
+        name: str,
+        content: bytes,
+        role: Role = "upload",
+        progress: Progress = silent,
+        encoding: str | None = None,
+    ) -> Receipt:
         """Index a source in place of the one of that name; return its receipt once everything is durable.
 
-        Passages that no source has any more are removed. The receipt's ``unchanged`` rows were there before.
+        Passages that no source has any more are removed. The receipt's ``unchanged`` units were there before.
+
+        Args:
+            name: the file's name; its suffix tells the type.
+            content: its bytes.
+            role: whether it is the data file, which the next data file replaces.
+            progress: told of passages that are written.
+            encoding: of a text; None finds out.
 
         Raises:
             InvalidInput: the source is refused; nothing of it was taken.
             Unavailable: Qdrant does not answer, or the index is being closed; nothing of it is visible.
         """
-        source = read_source(name, content)
+        source = read_source(name, content, self._embedder.splitter, encoding)
         with self._writing:
             receipt = source.receipt(self._ledger.passages_of(name))
             known = self._ledger.known(source.passages)
@@ -116,6 +131,26 @@ class Retriever:
             self._ledger.commit(source, hashlib.sha256(content).hexdigest(), role, receipt)
             self._sweep()
         return receipt
+
+    @property
+    def splitter(self) -> Splitter:
+        """What cuts prose into passages."""
+        return self._embedder.splitter
+
+    def documents(self) -> list[Document]:
+        """Return what is indexed, by name."""
+        return self._ledger.documents()
+
+    def remove(self, name: str) -> None:
+        """Take a source out of the index; passages that another one has too stay.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        with self._writing:
+            if not self._ledger.remove(name):
+                raise NotFound(f"{name} is not in the index. GET /documents (asktwice index --list) tells what is.")
+            self._sweep()
 
     def ingest_data(self, progress: Progress = silent) -> Receipt | None:
         """Index the data file of the settings, unless it is as it was when it was last indexed.
@@ -221,7 +256,10 @@ class Retriever:
     def _texts(self, hits: list[Hit]) -> list[Passage]:
         there = self._ledger.passages(hit.id for hit in hits)
         found = [(there[hit.id], hit.score) for hit in hits if hit.id in there]
-        return [Passage(id=passage.id, title=passage.title, text=passage.text, score=score) for passage, score in found]
+        return [
+            Passage(id=p.id, title=f"{p.source}, {p.place}", text=p.text, score=score, source=p.source, place=p.place)
+            for p, score in found
+        ]
 
     def _write(self, passages: list[SourcePassage], progress: Progress) -> None:
         """Embed passages and write them to the store; durable on return."""

@@ -7,7 +7,7 @@ from threading import Event, Thread
 
 from contracts.errors import AskTwiceError, IndexEmpty, InternalError, Unavailable
 from contracts.health import Readiness
-from contracts.retrieval import Passage, Receipt
+from contracts.retrieval import Document, Passage, Receipt
 from services.retriever.retriever import Progress, Retriever
 from services.retriever.settings import RetrieverSettings
 
@@ -51,8 +51,14 @@ class RetrieverService:
                 raise Unavailable(f"The data file: {self._checks['data']}.", retry_after=2) from None
             raise
 
-    def ingest(self, name: str, content: bytes) -> Receipt:
-        return self._opened().ingest(name, content)
+    def ingest(self, name: str, content: bytes, encoding: str | None = None) -> Receipt:
+        return self._opened().ingest(name, content, encoding=encoding)
+
+    def documents(self) -> list[Document]:
+        return self._opened().documents()
+
+    def remove(self, name: str) -> None:
+        self._opened().remove(name)
 
     def readiness(self) -> Readiness:
         about = self._retriever.info().model_dump() if self._retriever else {}

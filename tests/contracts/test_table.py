@@ -97,12 +97,6 @@ def test_what_is_refused_is_refused_whole_with_the_reason(content: bytes, says: 
     assert says in refused.value.detail
 
 
-@pytest.mark.parametrize("encoding", ["koi8-r", "cp866", "mac-cyrillic"])
-def test_an_encoding_that_is_not_certain_is_refused_not_guessed(encoding: str) -> None:
-    with pytest.raises(InvalidInput, match="Save it as UTF-8"):
-        parse_table(f"{HEADER}\n{ROWS}".encode(encoding), "my.csv")
-
-
 def test_only_the_asked_columns_are_required() -> None:
     table = parse_table("question\nПочему?\n".encode(), "q.csv", required=("question",), optional=("answer", "context"))
     assert table.rows[0].cells == {"question": "Почему?"}

@@ -1,10 +1,12 @@
 """The retriever over HTTP."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -46,7 +48,7 @@ def test_the_data_file_is_indexed_at_start(settings: RetrieverSettings, tmp_path
         about = IndexInfo.model_validate(client.get("/readyz").json()["about"])
         assert about == IndexInfo(passages=6, embedding="hashed-char-ngrams-2048", dimension=2048, store="qdrant-edge")
         results = client.post("/search", json={"query": "кто проверяет домашнее задание", "top_k": 2}).json()["results"]
-        assert [set(passage) for passage in results] == [{"id", "title", "text", "score"}] * 2
+        assert [set(passage) for passage in results] == [{"id", "title", "text", "score", "source", "place"}] * 2
         assert (results[0]["text"], results[0]["title"]) == (KNOWLEDGE[5], "knowledge.csv, row 6")
         assert results[0]["score"] > results[1]["score"]
 
@@ -60,6 +62,7 @@ def test_an_uploaded_document_is_found_by_the_next_question(settings: RetrieverS
         assert receipt.status_code == 200
         assert receipt.json() == {
             "source": "../../etc/знания.csv",
+            "unit": "row",
             "read": 6,
             "accepted": 6,
             "rejected": 0,
@@ -106,6 +109,34 @@ def test_a_bad_upload_is_422(empty: httpx.Client, upload: dict[str, object]) -> 
     answer = empty.post("/documents", **upload)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
     assert empty.post("/search", json={"query": "a"}).status_code == 409
+
+
+def test_documents_are_listed_and_taken_out(empty: httpx.Client, knowledge: bytes) -> None:
+    names = ["курсы/a.csv", "b.txt"]
+    assert empty.get("/documents").json() == {"documents": []}
+    for name, content in zip(names, (knowledge, "Адрес: Москва, Тверская, 1.".encode()), strict=True):
+        assert empty.post("/documents", files={"file": (name, content)}).status_code == 200
+    told = empty.get("/documents").json()["documents"]
+    assert [(d["name"], d["unit"], d["read"], d["passages"]) for d in told] == [
+        ("b.txt", "paragraph", 1, 1),
+        ("курсы/a.csv", "row", 6, 6),
+    ]
+    assert told[0]["sha256"] == hashlib.sha256("Адрес: Москва, Тверская, 1.".encode()).hexdigest()
+    assert empty.post("/search", json={"query": "адрес"}).json()["results"][0]["place"] == "paragraph 1"
+    for name, status in (("b.txt", 204), ("b.txt", 404), (quote(names[0], safe=""), 204), ("nowhere.csv", 404)):
+        assert empty.delete(f"/documents/{name}").status_code == status
+    assert empty.get("/documents").json() == {"documents": []}
+    assert empty.post("/search", json={"query": "адрес"}).status_code == 409
+
+
+def test_a_file_of_an_unsure_encoding_is_asked_about_with_previews(empty: httpx.Client) -> None:
+    file = ("a.txt", "Größe für Straßenbahn".encode("cp1252"))
+    asked = empty.post("/documents", files={"file": file})
+    assert asked.status_code == 422
+    assert {"field": "encoding", "message": "cp1252: Größe für Straßenbahn"} in asked.json()["errors"]
+    assert empty.get("/documents").json() == {"documents": []}
+    assert empty.post("/documents", files={"file": file}, data={"encoding": "cp1252"}).status_code == 200
+    assert empty.post("/search", json={"query": "Größe"}).json()["results"][0]["text"] == "Größe für Straßenbahn"
 
 
 def test_a_refused_data_file_is_named_and_uploads_still_work(

@@ -315,7 +315,7 @@ def test_a_server_that_refuses_connections_is_unavailable(settings: RetrieverSet
 def test_what_nothing_comes_close_to_finds_nothing(
     open_retriever: OpenRetriever, settings: RetrieverSettings, table: Table
 ) -> None:
-    pages = " ".join(f"слово{n} и другое{n}" for n in range(2000))
+    pages = " ".join(f"слово{n} и другое{n}" for n in range(300))
     article = f"{pages} Артикул КТ-4471 снят с продажи."
     retriever = open_retriever(settings)
     retriever.ingest("a.csv", table([*KNOWLEDGE, article]))
