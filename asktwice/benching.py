@@ -100,6 +100,20 @@ def bench_retriever(path: Path, embedding: str | None, reranker: str | None, as_
         print(f"{kind:<8}" + "".join(f"{figures[name]:>12.4f}" for name in names))
 
 
+def bench_retriever_speed(data: Path, embedding: str | None, full: bool, as_json: bool) -> None:
+    """Measure the retriever beside the classic loop and qdrant-client's local mode, and print it.
+
+    Raises:
+        InvalidInput: the file cannot be read, or is refused.
+        Unavailable: the embedding model cannot be had.
+    """
+    from services.retriever.speed import speed
+
+    with console.step(f"The retriever on {data.name}, beside the classic loop and local mode") as advance:
+        found = speed(data, embedding, full, advance)
+    _print(found, as_json)
+
+
 def _print(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures))

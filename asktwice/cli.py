@@ -266,8 +266,13 @@ def trainer(
 @bench.command(epilog="Example: `asktwice bench retriever --quality my.csv --embedding minilm --json`")
 def retriever(
     quality: Annotated[
-        Path, typer.Option("--quality", help="CSV with question and context: how often a row's own context is found.")
-    ],
+        Path | None,
+        typer.Option("--quality", help="CSV with question and context: how often a row's own context is found."),
+    ] = None,
+    data: Annotated[
+        Path, typer.Option("--data", help="CSV with question and context whose indexing is timed.")
+    ] = SAMPLE_DATA,
+    full: Annotated[bool, typer.Option("--full", help="Grow the index to a million passages: about an hour.")] = False,
     embedding: Annotated[
         str | None,
         typer.Option(
@@ -279,10 +284,13 @@ def retriever(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
 ) -> None:
-    """Dense, sparse and hybrid search over a file's contexts, asked with its own questions."""
-    from asktwice.benching import bench_retriever
+    """Speed beside the classic loop and local mode; with --quality, how often the right passage is found."""
+    from asktwice.benching import bench_retriever, bench_retriever_speed
 
-    bench_retriever(quality, embedding, reranker, as_json)
+    if quality:
+        bench_retriever(quality, embedding, reranker, as_json)
+    else:
+        bench_retriever_speed(data, embedding, full, as_json)
 
 
 @cli.command(epilog="Example: `asktwice index docs.csv handbook.pdf notes/`, `asktwice index --remove handbook.pdf`")

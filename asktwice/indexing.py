@@ -12,7 +12,7 @@ from asktwice.console import say, step
 from asktwice.profiles import Prepared, Profile, remember, remembered
 from contracts.artifacts import Home
 from contracts.clients import RetrieverClient
-from contracts.errors import InvalidInput
+from contracts.errors import DeadlineExceeded, InvalidInput, TooLarge
 from contracts.retrieval import Document, Receipt
 from contracts.table import read_bytes
 
@@ -145,7 +145,7 @@ def _add(files: list[_File], ingest: Ingest) -> None:
             progress(0, 1)
             try:
                 show_receipt(ingest(file.name, read_bytes(file.path), progress))
-            except InvalidInput as refusal:
+            except (InvalidInput, TooLarge, DeadlineExceeded) as refusal:
                 if len(files) == 1:
                     raise
                 say(refusal.detail, style="red")

@@ -13,6 +13,8 @@ Query = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, ma
 class SearchRequest(Body):
     query: Query
     top_k: int = Field(default=3, ge=1, le=20)
+    sources: list[str] | None = Field(default=None, min_length=1, max_length=100)
+    """Names of documents to search in; None is all."""
 
 
 class Passage(BaseModel):

@@ -65,7 +65,7 @@ def create_app(settings: RetrieverSettings | None = None) -> FastAPI:
     @app.post("/search", tags=["knowledge"])
     def search(body: SearchRequest) -> SearchResponse:
         """Return the passages that fit a query best, best first."""
-        found = service.search(body.query, body.top_k)
+        found = service.search(body.query, body.top_k, body.sources)
         return SearchResponse(results=found, message=None if found else NOTHING)
 
     return app

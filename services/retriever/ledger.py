@@ -108,16 +108,26 @@ class Ledger:
         query = "SELECT id FROM passages WHERE id IN (SELECT value FROM json_each(?))"
         return {id for (id,) in self._rows(query, [json.dumps(list(ids))])}
 
-    def passages(self, ids: Iterable[str]) -> dict[str, SourcePassage]:
-        """Return those of the passages that are acknowledged."""
+    def of_sources(self, ids: Iterable[str], sources: Sequence[str]) -> set[str]:
+        """Return those of the ids that one of the sources has."""
+        query = """
+            SELECT passage FROM contents
+            WHERE passage IN (SELECT value FROM json_each(?)) AND source IN (SELECT value FROM json_each(?))
+        """
+        return {id for (id,) in self._rows(query, [json.dumps(list(ids)), json.dumps(list(sources))])}
+
+    def passages(self, ids: Iterable[str], sources: Sequence[str] | None = None) -> dict[str, SourcePassage]:
+        """Return those of the passages that are acknowledged, where they stand in one of the sources, or in any."""
         query = """
             SELECT passages.id, contents.source, min(contents.title), passages.text
             FROM passages JOIN contents ON contents.passage = passages.id
-            WHERE passages.id IN (SELECT value FROM json_each(?)) GROUP BY passages.id
+            WHERE passages.id IN (SELECT value FROM json_each(?1))
+            AND (?2 = 'null' OR contents.source IN (SELECT value FROM json_each(?2))) GROUP BY passages.id
         """  # the source is that of the row with the smallest title: https://sqlite.org/lang_select.html#bareagg
+        named = json.dumps(None if sources is None else list(sources))
         return {
             id: SourcePassage(id, source, title.removeprefix(f"{source}, "), text)
-            for id, source, title, text in self._rows(query, [json.dumps(list(ids))])
+            for id, source, title, text in self._rows(query, [json.dumps(list(ids)), named])
         }
 
     def all_ids(self) -> list[str]:

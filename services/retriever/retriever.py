@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event, Lock
@@ -77,13 +77,14 @@ class Retriever:
         with ExitStack() as undo:
             ledger = Ledger(settings.folder)
             undo.callback(ledger.close)
-            embedder = load_embedder(settings.embedding, settings.device)
+            embedder = load_embedder(settings.embedding, settings.device, settings.embedding_precision)
             _check_embedding(ledger, embedder, settings.folder)
             store = (open_store or _open_store)(settings, embedder.dimension, ledger.count() == 0)
             undo.callback(store.close)
             reranker = Reranker(settings.reranker, settings.device) if settings.reranker else None
             retriever = cls(settings, ledger, store, embedder, reranker)
             retriever._recover(progress)
+            store.optimize()
             undo.pop_all()
         return retriever
 
@@ -130,6 +131,7 @@ class Retriever:
             self._write(new, progress)
             self._ledger.commit(source, hashlib.sha256(content).hexdigest(), role, receipt)
             self._sweep()
+            self._store.optimize()
         return receipt
 
     @property
@@ -171,18 +173,27 @@ class Retriever:
             return former and former.again()
         return self.ingest(path.name, content, "data", progress)
 
-    def search(self, query: str, top_k: int) -> list[Passage]:
+    def search(self, query: str, top_k: int, sources: Sequence[str] | None = None) -> list[Passage]:
         """Return up to ``top_k`` passages, best first; none where nothing comes close to the query.
+
+        Args:
+            query: what is asked.
+            top_k: how many passages at most.
+            sources: names of the documents to search in; None is all.
 
         Raises:
             IndexEmpty: nothing is indexed.
+            NotFound: there is no document of such a name.
             InvalidInput: the query has no word, and the embedding sees nothing but words.
             Unavailable: Qdrant does not answer.
         """
-        by_dense, by_sparse = self.rankings(query, top_k)
+        unknown = [name for name in sources or () if self._ledger.receipt(name) is None]
+        if unknown:
+            raise NotFound(f"{unknown[0]} is not in the index. GET /documents (asktwice index --list) tells what is.")
+        by_dense, by_sparse = self.rankings(query, top_k, sources)
         if not self._is_close(query, by_dense, by_sparse):
             return []
-        return self._texts(self.rerank(query, self.fuse(by_dense, by_sparse))[:top_k])
+        return self._texts(self.rerank(query, self.fuse(by_dense, by_sparse))[:top_k], sources)
 
     def fuse(self, by_dense: list[Hit], by_sparse: list[Hit]) -> list[Hit]:
         """Return one ranking of both, the embedding's counting as much as it is worth."""
@@ -196,8 +207,10 @@ class Retriever:
         kept = [hit for hit in hits[:RERANKED] if hit.id in there]
         return self._reranker.rank(query, kept, [there[hit.id].text for hit in kept])
 
-    def rankings(self, query: str, top_k: int) -> tuple[list[Hit], list[Hit]]:
+    def rankings(self, query: str, top_k: int, sources: Sequence[str] | None = None) -> tuple[list[Hit], list[Hit]]:
         """Return what is best by the embedding, at least ``top_k`` where there are as many, and what is by BM25.
+
+        Passages of other sources are passed over, so that a small source in a large index takes a long look.
 
         Raises:
             IndexEmpty, InvalidInput, Unavailable: as :meth:`search`.
@@ -212,7 +225,8 @@ class Retriever:
         while True:
             rankings = self._store.rankings(dense, sparse, depth)
             # What is being written is in the store before it is acknowledged, and must not be seen nor counted.
-            known = self._ledger.known(hit.id for ranking in rankings for hit in ranking)
+            ids = [hit.id for ranking in rankings for hit in ranking]
+            known = self._ledger.known(ids) if sources is None else self._ledger.of_sources(ids, sources)
             by_dense, by_sparse = ([hit for hit in ranking if hit.id in known] for ranking in rankings)
             if len(by_dense) >= top_k or len(rankings[0]) < depth:
                 return by_dense, by_sparse
@@ -253,8 +267,8 @@ class Retriever:
                 log.warning("%d passages are not in the vector store and are written again", len(missing))
                 self._write(list(self._ledger.passages(missing).values()), progress)
 
-    def _texts(self, hits: list[Hit]) -> list[Passage]:
-        there = self._ledger.passages(hit.id for hit in hits)
+    def _texts(self, hits: list[Hit], sources: Sequence[str] | None) -> list[Passage]:
+        there = self._ledger.passages((hit.id for hit in hits), sources)
         found = [(there[hit.id], hit.score) for hit in hits if hit.id in there]
         return [
             Passage(id=p.id, title=f"{p.source}, {p.place}", text=p.text, score=score, source=p.source, place=p.place)
@@ -264,6 +278,9 @@ class Retriever:
     def _write(self, passages: list[SourcePassage], progress: Progress) -> None:
         """Embed passages and write them to the store; durable on return."""
         progress(0, len(passages))
+        # Of much the same length in a batch, so that little of it is padding; the longest first, so that what is too
+        # much for the memory is so at once, and the time left is not told too short.
+        passages = sorted(passages, key=lambda passage: -len(passage.text))
         for start in range(0, len(passages), BATCH):
             if self._closing.is_set():
                 raise Unavailable("The retriever is being stopped; this file was not indexed. Send it again.")

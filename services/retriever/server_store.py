@@ -70,6 +70,9 @@ class ServerStore:
     def flush(self) -> None:
         """Nothing to do: every write waited for the server."""
 
+    def optimize(self) -> None:
+        """Nothing to do: the server does by itself."""
+
     def rankings(self, dense: Vectors, sparse: SparseVector, limit: int) -> tuple[list[Hit], list[Hit]]:
         requests = [models.QueryRequest(query=dense.tolist(), using=DENSE, limit=limit)]
         if sparse.indices:

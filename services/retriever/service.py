@@ -42,10 +42,10 @@ class RetrieverService:
         if self._retriever:
             self._retriever.close()
 
-    def search(self, query: str, top_k: int) -> list[Passage]:
+    def search(self, query: str, top_k: int, sources: list[str] | None = None) -> list[Passage]:
         """Search; while the first data file is being indexed the answer is not "empty" but "not yet"."""
         try:
-            return self._opened().search(query, top_k)
+            return self._opened().search(query, top_k, sources)
         except IndexEmpty:
             if self._thread.is_alive():
                 raise Unavailable(f"The data file: {self._checks['data']}.", retry_after=2) from None

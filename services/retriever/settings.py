@@ -7,6 +7,7 @@ from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.artifacts import Home
+from services.retriever.embedding import Precision
 
 
 class RetrieverSettings(BaseSettings):
@@ -22,6 +23,8 @@ class RetrieverSettings(BaseSettings):
     collection: str = Field(default="asktwice", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     embedding: str | None = None
     """A sentence-transformers hub id or folder; None is the built-in hashed n-grams."""
+    embedding_precision: Precision = "float32"
+    """``int8`` is faster on the CPU; an index is searched with what it was built with."""
     reranker: str | None = None
     """A cross-encoder's hub id or folder that puts the best passages in order; None is the fused order."""
     floor: float | None = Field(default=None, ge=-1, le=1)

@@ -37,6 +37,9 @@ class Store(Protocol):
     def flush(self) -> None:
         """Return once everything written before is durable."""
 
+    def optimize(self) -> None:
+        """Begin to make search faster, where that is the store's to do; reading and writing go on meanwhile."""
+
     def rankings(self, dense: Vectors, sparse: SparseVector, limit: int) -> tuple[list[Hit], list[Hit]]:
         """Return the ``limit`` best by the dense vector, and the ``limit`` best by the sparse one.
 

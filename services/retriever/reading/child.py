@@ -1,6 +1,7 @@
 """Files that come with a parser of many thousand lines are read in a process of its own, with bounds on its memory and
 time: what such a file can do to its reader, it does to that process."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,13 @@ def extract(name: str, suffix: str, content: bytes) -> Extract:
         command = [sys.executable, "-m", "services.retriever.reading.formats", suffix]
         try:
             done = subprocess.run(
-                command, stdin=given, stdout=printed, stderr=subprocess.PIPE, timeout=SECONDS, check=False
+                command,
+                stdin=given,
+                stdout=printed,
+                stderr=subprocess.PIPE,
+                timeout=SECONDS,
+                check=False,
+                env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # none of the parent's keys
             )
         except subprocess.TimeoutExpired:
             raise InvalidInput(f"{name} could not be read within {SECONDS} s. Split it, or save it anew.") from None

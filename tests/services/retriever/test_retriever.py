@@ -7,7 +7,7 @@ from threading import Thread
 
 import pytest
 
-from contracts.errors import IndexEmpty, IndexMismatch, InvalidInput, Unavailable
+from contracts.errors import IndexEmpty, IndexMismatch, InvalidInput, NotFound, Unavailable
 from services.retriever.embedding import HashedNgrams, Vectors
 from services.retriever.retriever import Retriever
 from services.retriever.settings import RetrieverSettings
@@ -332,3 +332,18 @@ def test_the_floor_is_the_embeddings_own_or_that_of_the_settings(
     retriever.ingest("knowledge.csv", knowledge)
     assert len(retriever.search("Почему небо голубое?", 3)) == found
     retriever.close()
+
+
+def test_a_search_in_some_of_the_documents(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, table: Table
+) -> None:
+    both = "Курс стоит 45 000 рублей."
+    retriever = open_retriever(settings)
+    retriever.ingest("много.csv", table([both, *(f"Курс номер {n} стоит дорого." for n in range(300))]))
+    retriever.ingest("цены.csv", table([both, "Адрес: Москва."]))
+    found = retriever.search("сколько стоит курс", 20, ["цены.csv"])
+    assert {(p.source, p.text) for p in found} == {("цены.csv", both), ("цены.csv", "Адрес: Москва.")}
+    assert found[0].text == both
+    assert len(retriever.search("сколько стоит курс", 20, ["цены.csv", "много.csv"])) == 20
+    with pytest.raises(NotFound, match=r"нет\.csv is not in the index"):
+        retriever.search("курс", 3, ["цены.csv", "нет.csv"])
