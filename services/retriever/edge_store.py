@@ -163,15 +163,13 @@ class EdgeStore:
                 if not self._closing:
                     log.warning("the index could not be optimized: %s", said.decode("utf-8", "replace")[-300:])
                 return
-            os.sync()
             with self._alone():
+                _catch_up(copy, self._writes)
+                os.sync()
                 self._shard.close()
                 self._folder.rename(former)
                 copy.rename(self._folder)
                 self._shard = edge.EdgeShard.load(str(self._folder))
-                for operation in self._writes:
-                    self._shard.update(operation)
-                self._shard.flush()
         except (OSError, Unavailable) as error:  # no room for the copy: search is slower, and right
             log.warning("the index could not be optimized: %s", error)
         finally:
@@ -186,6 +184,15 @@ class EdgeStore:
         with self._free:
             self._free.wait_for(lambda: self._users == 0)
             yield
+
+
+def _catch_up(folder: Path, writes: Sequence[edge.UpdateOperation]) -> None:
+    """Write to a closed shard what the one that it is to replace got since; durable on return."""
+    shard = edge.EdgeShard.load(str(folder))
+    for operation in writes:
+        shard.update(operation)
+    shard.flush()
+    shard.close()
 
 
 def _need_room(folder: Path, more: int = 0) -> None:

@@ -257,15 +257,22 @@ class Retriever:
         """Remove what an interrupted write left, and write again what the store has lost."""
         self._sweep()
         if self._ledger.meta("analysis") != ANALYSIS:
-            if ids := self._ledger.all_ids():
-                log.warning("the words of %d passages are counted in a new way; they are written again", len(ids))
-                self._write(list(self._ledger.passages(ids).values()), progress)
-            self._ledger.set_meta("analysis", ANALYSIS)
+            self._analyse_again(progress)
         if self._store.count() != self._ledger.count():
             missing = self._store.missing(self._ledger.all_ids())
             if missing:
                 log.warning("%d passages are not in the vector store and are written again", len(missing))
                 self._write(list(self._ledger.passages(missing).values()), progress)
+
+    def _analyse_again(self, progress: Progress) -> None:
+        """Count the words of all passages in the present way; where that cannot be now, the former way still finds."""
+        try:
+            if ids := self._ledger.all_ids():
+                log.warning("the words of %d passages are counted in a new way; they are written again", len(ids))
+                self._write(list(self._ledger.passages(ids).values()), progress)
+            self._ledger.set_meta("analysis", ANALYSIS)
+        except Unavailable as error:
+            log.warning("the words of passages stay counted in the former way for now: %s", error.detail)
 
     def _texts(self, hits: list[Hit], sources: Sequence[str] | None) -> list[Passage]:
         there = self._ledger.passages((hit.id for hit in hits), sources)
@@ -308,14 +315,18 @@ class Retriever:
 
 
 def _open_store(settings: RetrieverSettings, dimension: int, empty: bool) -> Store:
-    if settings.qdrant_url is None:
-        from services.retriever.edge_store import EdgeStore
+    """Open the store of the settings. Each engine is imported where it is used: none has to be installed but that."""
+    if settings.store == "faiss":
+        from services.retriever.faiss_store import FaissStore
 
-        return EdgeStore.open(settings.folder / "vectors", dimension, empty)
-    from services.retriever.server_store import ServerStore
+        return FaissStore.open(settings.folder / "faiss", dimension, empty)
+    if settings.store == "qdrant" or (settings.store == "auto" and settings.qdrant_url):
+        from services.retriever.server_store import ServerStore
 
-    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
-    return ServerStore.connect(settings.qdrant_url, key, settings.collection, dimension)
+        return ServerStore.connect(settings, dimension)
+    from services.retriever.edge_store import EdgeStore
+
+    return EdgeStore.open(settings.folder / "vectors", dimension, empty)
 
 
 def _check_embedding(ledger: Ledger, embedder: Embedder, folder: Path) -> None:

@@ -5,15 +5,16 @@ from contextlib import contextmanager
 
 import httpx
 from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from contracts.errors import IndexMismatch, Unavailable
 from services.retriever.embedding import Vectors
 from services.retriever.fusion import Hit
+from services.retriever.settings import Quantization, RetrieverSettings
 from services.retriever.sparse import SparseVector
 from services.retriever.store import DENSE, SPARSE, Point
 
-TIMEOUT_S = 60
 RETRIEVE_BATCH = 1000
 
 
@@ -22,16 +23,21 @@ class ServerStore:
 
     name = "qdrant-server"
 
-    def __init__(self, client: QdrantClient, collection: str, url: str):
+    def __init__(self, client: QdrantClient, settings: RetrieverSettings):
         self._client = client
-        self._collection = collection
-        self._url = url
+        self._settings = settings
+        self._collection = settings.collection
+        self._url = settings.qdrant_url
+        self._ordering = settings.qdrant_ordering and models.WriteOrdering(settings.qdrant_ordering)
 
     @classmethod
-    def connect(cls, url: str, api_key: str | None, collection: str, dimension: int) -> "ServerStore":
-        """Open a collection of the server at a URL, or make it; see :meth:`ensure`."""
-        client = QdrantClient(url=url, api_key=api_key, timeout=TIMEOUT_S, check_compatibility=False)
-        store = cls(client, collection, url)
+    def connect(cls, settings: RetrieverSettings, dimension: int) -> "ServerStore":
+        """Open the collection of the settings at their server, or make it; see :meth:`ensure`."""
+        key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+        client = QdrantClient(
+            url=settings.qdrant_url, api_key=key, timeout=settings.qdrant_timeout_s, check_compatibility=False
+        )
+        store = cls(client, settings)
         store.ensure(dimension)
         return store
 
@@ -42,13 +48,20 @@ class ServerStore:
             IndexMismatch: it is there and has other vectors than ours.
             Unavailable: the server does not answer, or refuses.
         """
+        settings = self._settings
+        dense = models.VectorParams(size=dimension, distance=models.Distance.COSINE, on_disk=settings.qdrant_on_disk)
         with self._asking():
             if self._client.collection_exists(self._collection):
                 return self._check(dimension)
             self._client.create_collection(
                 self._collection,
-                vectors_config={DENSE: models.VectorParams(size=dimension, distance=models.Distance.COSINE)},
+                vectors_config={DENSE: dense},
                 sparse_vectors_config={SPARSE: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+                shard_number=settings.qdrant_shards,
+                replication_factor=settings.qdrant_replicas,
+                write_consistency_factor=settings.qdrant_write_consistency,
+                hnsw_config=models.HnswConfigDiff(m=settings.qdrant_hnsw_m, ef_construct=settings.qdrant_ef_construct),
+                quantization_config=_quantization(settings.qdrant_quantization),
             )
 
     def upsert(self, points: Sequence[Point]) -> None:
@@ -61,11 +74,15 @@ class ServerStore:
             for point in points
         ]
         with self._asking():
-            self._completed(self._client.upsert(self._collection, batch, wait=True))
+            self._completed(self._client.upsert(self._collection, batch, wait=True, ordering=self._ordering))
 
     def delete(self, ids: Sequence[str]) -> None:
         with self._asking():
-            self._completed(self._client.delete(self._collection, models.PointIdsList(points=list(ids)), wait=True))
+            self._completed(
+                self._client.delete(
+                    self._collection, models.PointIdsList(points=list(ids)), wait=True, ordering=self._ordering
+                )
+            )
 
     def flush(self) -> None:
         """Nothing to do: every write waited for the server."""
@@ -116,7 +133,9 @@ class ServerStore:
         """Turn the client's errors into ours."""
         try:
             yield
-        except (ResponseHandlingException, httpx.HTTPError) as error:
+        except ResourceExhaustedResponse as error:
+            raise Unavailable(f"Qdrant at {self._url} has too much to do.", retry_after=error.retry_after_s) from error
+        except (ResponseHandlingException, httpx.HTTPError, ValueError) as error:  # ValueError: it is not JSON
             reason = str(error) or type(error).__name__
             raise Unavailable(f"Qdrant at {self._url} does not answer: {reason[:200]}", retry_after=5) from error
         except UnexpectedResponse as error:
@@ -124,6 +143,17 @@ class ServerStore:
             raise Unavailable(
                 f"Qdrant at {self._url} answered {error.status_code} {error.reason_phrase}.{advice}", retry_after=5
             ) from error
+
+
+def _quantization(kind: Quantization) -> models.QuantizationConfig | None:
+    """Return how vectors are compressed for the first look; the best are then compared uncompressed."""
+    if kind == "scalar":
+        return models.ScalarQuantization(
+            scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
+        )
+    if kind == "binary":
+        return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
+    return None
 
 
 def _sparse(vector: SparseVector) -> models.SparseVector:

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.artifacts import Home
 from services.retriever.embedding import Precision
+
+Quantization = Literal["none", "scalar", "binary"]
+Ordering = Literal["weak", "medium", "strong"]
 
 
 class RetrieverSettings(BaseSettings):
@@ -31,11 +34,37 @@ class RetrieverSettings(BaseSettings):
     """Cosine of query and best passage under which nothing is found; None is the embedding's own floor, -1 is none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the embedding model runs; ``auto`` is the GPU where there is one."""
+    store: Literal["auto", "edge", "qdrant", "faiss"] = "auto"
+    """``auto`` is the server where ``QDRANT_URL`` is set, else ``edge``, the Qdrant engine in this process; ``faiss``
+    is exact and for study."""
     qdrant_url: str | None = Field(default=None, validation_alias=AliasChoices("QDRANT_URL", "ASKTWICE_QDRANT_URL"))
-    """A Qdrant server; None is the Qdrant engine in this process."""
+    """A Qdrant server; see ``store``."""
+    qdrant_timeout_s: int = Field(default=60, ge=1)
+    qdrant_shards: int | None = Field(default=None, ge=1)
+    """Parts of a new collection, which cannot be changed later; None is one for each node of the cluster."""
+    qdrant_replicas: int | None = Field(default=None, ge=1)
+    """Copies of each part of a new collection; None is the server's default, one."""
+    qdrant_write_consistency: int | None = Field(default=None, ge=1)
+    """How many of the copies must have a write before it counts; None is the server's default, one."""
+    qdrant_ordering: Ordering | None = None
+    """In what order writes reach the copies; None is ``weak``, which ours allow for."""
+    qdrant_quantization: Quantization = "none"
+    """``scalar`` makes the vectors that are searched 4 times smaller, ``binary`` 32 times."""
+    qdrant_on_disk: bool | None = None
+    """Leave uncompressed vectors on the disk; None is the server's default, in memory."""
+    qdrant_hnsw_m: int | None = Field(default=None, ge=2, le=512)
+    """Edges of a node of the graph (Malkov and Yashunin, arXiv:1603.09320); None is the server's default, 16."""
+    qdrant_ef_construct: int | None = Field(default=None, ge=4, le=10_000)
+    """How many neighbours are looked at for each of them; None is the server's default, 100."""
     qdrant_api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("QDRANT_API_KEY", "ASKTWICE_QDRANT_API_KEY")
     )
+
+    @model_validator(mode="after")
+    def _has_a_server(self) -> "RetrieverSettings":
+        if self.store == "qdrant" and self.qdrant_url is None:
+            raise ValueError("ASKTWICE_STORE=qdrant needs QDRANT_URL, the address of the server")
+        return self
 
     @property
     def folder(self) -> Path:

@@ -49,18 +49,20 @@ def settings(tmp_path: Path) -> RetrieverSettings:
     return RetrieverSettings(home=tmp_path / "home", qdrant_url=None)
 
 
-@pytest.fixture(params=["edge", "server"])
+@pytest.fixture(params=["edge", "server", "faiss"])
 def open_retriever(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenRetriever]:
-    """Open over the engine in process, and over the server's code on qdrant-client's own local mode."""
+    """Open over the engine in process, over the server's code on qdrant-client's own local mode, and over FAISS."""
     opened: list[Retriever] = []
 
     def local_server(settings: RetrieverSettings, dimension: int, empty: bool) -> Store:
         client = QdrantClient(path=str(tmp_path / "server"))
-        store = ServerStore(client, settings.collection, "http://qdrant:6333")
+        store = ServerStore(client, settings.model_copy(update={"qdrant_url": "http://qdrant:6333"}))
         store.ensure(dimension)
         return store
 
     def open_it(settings: RetrieverSettings) -> Retriever:
+        if request.param == "faiss":
+            settings = settings.model_copy(update={"store": "faiss"})
         retriever = Retriever.open(settings, open_store=local_server if request.param == "server" else None)
         opened.append(retriever)
         return retriever
