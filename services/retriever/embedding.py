@@ -4,6 +4,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -23,6 +24,8 @@ Precision = Literal["float32", "int8"]
 
 HASHED_DIMENSION = 2048
 MINILM = "minilm"
+CPU_BATCH = 8
+"""Texts that a core reads at a time; more would be padded more and be no faster."""
 
 
 class Embedder(Protocol):
@@ -110,6 +113,7 @@ class SentenceTransformerEmbedder:
     def __init__(self, model: str, device: str = "auto", precision: Precision = "float32"):
         self._model = _load(_resolve(model), device)
         self._lock = Lock()  # fast tokenizers must not be used by two threads at a time
+        self._pool = _pool() if self._model.device.type == "cpu" else None
         self.id = _identity(model)
         if precision == "int8":
             self.id += ", int8"
@@ -131,21 +135,30 @@ class SentenceTransformerEmbedder:
         return self._encode(self._model.encode_document, texts, self._passage_prompt)
 
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str) -> Vectors:
+        def vectors(part: Sequence[str]) -> Vectors:
+            found = encode(list(part), prompt=prompt, normalize_embeddings=True, show_progress_bar=False)
+            return np.asarray(found, np.float32)
+
         with self._lock:
-            vectors = encode(
-                list(texts),
-                prompt=prompt,
-                normalize_embeddings=True,
-                show_progress_bar=False,
-                # Few cores gain nothing from more rows at a time, and pad more.
-                batch_size=8 if self.device == "cpu" else 32,
-            )
-        return np.asarray(vectors, np.float32)
+            if self._pool is None or len(texts) <= CPU_BATCH:
+                return vectors(texts)
+            parts = [texts[start : start + CPU_BATCH] for start in range(0, len(texts), CPU_BATCH)]
+            # The first alone: it sets how the tokenizer pads and cuts, which threads must not do at a time.
+            return np.concatenate([vectors(parts[0]), *self._pool.map(vectors, parts[1:])])
 
 
 def load_embedder(model: str | None, device: str = "auto", precision: Precision = "float32") -> Embedder:
     """Return the embedder of this model, or the hashed n-grams where none is named."""
     return SentenceTransformerEmbedder(model, device, precision) if model else HashedNgrams()
+
+
+def _pool() -> ThreadPoolExecutor | None:
+    """Return a thread for each of torch's cores: for a small model faster than a batch on all cores."""
+    import torch
+
+    if (cores := torch.get_num_threads()) < 2:
+        return None
+    return ThreadPoolExecutor(cores, "embedder", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _quantize(model: Any, name: str) -> None:

@@ -27,9 +27,11 @@ Progress = Callable[[int, int], None]
 OpenStore = Callable[[RetrieverSettings, int, bool], Store]
 """Opens a store for vectors of this dimension; True where the ledger holds nothing."""
 
-BATCH = 32
+BATCH = 64
 DEPTH = 50
 """How many of each ranking go into the fusion."""
+REMOTE = "openai:"
+"""Begins the name of a model that a server has."""
 log = logging.getLogger("asktwice")
 
 
@@ -77,7 +79,7 @@ class Retriever:
         with ExitStack() as undo:
             ledger = Ledger(settings.folder)
             undo.callback(ledger.close)
-            embedder = load_embedder(settings.embedding, settings.device, settings.embedding_precision)
+            embedder = _load_embedder(settings)
             _check_embedding(ledger, embedder, settings.folder)
             store = (open_store or _open_store)(settings, embedder.dimension, ledger.count() == 0)
             undo.callback(store.close)
@@ -312,6 +314,15 @@ class Retriever:
             self._ledger.forget()
         except Unavailable as error:
             log.warning("passages that are out of use stay in the store for now, unseen: %s", error.detail)
+
+
+def _load_embedder(settings: RetrieverSettings) -> Embedder:
+    if settings.embedding and settings.embedding.startswith(REMOTE):
+        from services.retriever.remote_embedding import OpenAIEmbedder
+
+        key = settings.embedding_key.get_secret_value() if settings.embedding_key else "none"
+        return OpenAIEmbedder(settings.embedding.removeprefix(REMOTE), settings.embedding_url, key)
+    return load_embedder(settings.embedding, settings.device, settings.embedding_precision)
 
 
 def _open_store(settings: RetrieverSettings, dimension: int, empty: bool) -> Store:

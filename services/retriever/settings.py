@@ -25,7 +25,15 @@ class RetrieverSettings(BaseSettings):
     """The file that is indexed at start, unless the index already holds it."""
     collection: str = Field(default="asktwice", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     embedding: str | None = None
-    """A sentence-transformers hub id or folder; None is the built-in hashed n-grams."""
+    """A sentence-transformers hub id or folder, ``minilm``, or ``openai:MODEL`` of a server that speaks OpenAI's API;
+    None is the built-in hashed n-grams."""
+    embedding_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("ASKTWICE_EMBEDDING_URL", "OPENAI_BASE_URL")
+    )
+    """Where ``openai:MODEL`` is, such as ``http://127.0.0.1:8080/v1``; None is OpenAI."""
+    embedding_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("ASKTWICE_EMBEDDING_KEY", "OPENAI_API_KEY")
+    )
     embedding_precision: Precision = "float32"
     """``int8`` is faster on the CPU; an index is searched with what it was built with."""
     reranker: str | None = None

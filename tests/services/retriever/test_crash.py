@@ -81,7 +81,7 @@ def holds_exactly(retriever: Retriever, passages: dict[str, str]) -> bool:
         ("ledger", "begin", 1, "before", False),
         ("ledger", "begin", 1, "after", False),
         ("store", "upsert", 2, "before", False),
-        ("store", "upsert", 3, "after", False),
+        ("store", "upsert", 2, "after", False),
         ("store", "flush", 1, "after", False),
         ("ledger", "commit", 1, "before", False),
         ("ledger", "commit", 1, "after", True),
