@@ -3,6 +3,7 @@ PYTHON ?= python3
 # Where torch comes from; empty is the package registry. For the CPU build give the address of PyTorch's CPU wheel index.
 TORCH_INDEX_URL ?=
 DATA ?= data/selected_qa_full.csv
+QUESTIONS ?= data/questions.txt
 HOME_DIR ?= artifacts
 OUT ?= result.txt
 PORT ?= 8000
@@ -17,13 +18,13 @@ CODE := contracts services trainer asktwice tests examples
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo [DATA=my.csv]   index, train, serve, ask both ways, write result.txt"
+	@echo "make demo [DATA=my.csv QUESTIONS=my.txt]   index, train, serve, ask both ways, write result.txt"
 	@echo "make serve [PORT=8000]    serve what the demo prepared, until Ctrl-C"
 	@echo "make test                 the whole suite, offline, without a GPU"
 	@echo "make check | slow         lint, types, import contracts | the long tests"
 
 demo: .venv/installed
-	@$(BIN)/asktwice demo --data "$(DATA)" --home "$(HOME_DIR)" --out "$(OUT)"
+	@$(BIN)/asktwice demo --data "$(DATA)" --questions "$(QUESTIONS)" --home "$(HOME_DIR)" --out "$(OUT)"
 
 serve: .venv/installed
 	@$(BIN)/asktwice serve --port $(PORT) --home $(HOME_DIR)

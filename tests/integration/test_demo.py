@@ -105,12 +105,14 @@ def test_the_users_own_file_in_cp1251_with_semicolons(tmp_path: Path) -> None:
         ]
     file = tmp_path / "мой магазин.csv"
     file.write_bytes("\r\n".join(rows).encode("cp1251"))
-    own = make_demo(tmp_path, DATA=str(file))
+    questions = tmp_path / "вопросы.txt"
+    questions.write_text("Почём у вас фен?\n", encoding="utf-8")
+    own = make_demo(tmp_path, DATA=str(file), QUESTIONS=str(questions))
     assert "12 rows read = 12 accepted" in own.stderr
     text = own.result.read_text(encoding="utf-8")
     assert "Fine-tuning на дата сете мой магазин.csv\n" in text
     [evaluation] = (own.home / "evaluations").iterdir()
-    asked = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))["asked"]
-    sources = [source["text"] for a in asked[0]["answers"] if a["mode"] == "rag" for source in a["answer"]["sources"]]
-    assert sources
-    assert all("Наш магазин" in text for text in sources)
+    [one] = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))["asked"]
+    found = [source["text"] for a in one["answers"] if a["mode"] == "rag" for source in a["answer"]["sources"]]
+    assert found[0] == "Наш магазин продаёт фен. Цена: 900 рублей."
+    assert all("Наш магазин" in text for text in found)

@@ -181,7 +181,7 @@ def test_bad_bodies_are_422_with_a_problem(evaluator: Build, settings: Evaluator
     [
         ({"file": ("q.csv", b"text\nabc\n")}, "lacks the column question"),
         ({"file": ("q.csv", b'question\n"abc\n')}, "never closed"),
-        ({"file": ("q.csv", b"PK\x03\x04")}, "not a CSV"),
+        ({"file": ("q.csv", b"PK\x03\x04")}, "not text"),
         ({"file": ("q.csv", ("question\n" + LONG).encode())}, "row 1"),
         ({"file": ("q.csv", b"")}, "empty"),
         ({"other": ("q.csv", b"question\nabc\n")}, '"file"'),

@@ -223,7 +223,7 @@ def test_an_interrupted_ingestion_leaves_nothing_visible(
     half = table([f"Запись номер {n}." for n in range(100)])
 
     def stop_half_way(done: int, total: int) -> None:
-        if done == 32:
+        if 0 < done < total:
             assert texts(retriever, "запись номер 7") == ["Запись, которая есть."]
             retriever.interrupt()
 
