@@ -311,13 +311,21 @@ def index(
         list[str] | None, typer.Option("--remove", help="Take the document of this name out; may be repeated.")
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="Print what is indexed.")] = False,
+    reindex: Annotated[
+        bool, typer.Option("--reindex", help="Build the index again with another --embedding, of what it holds.")
+    ] = False,
     url: UrlOption = None,
 ) -> None:
     """Add documents to the index; one of the same name is replaced."""
     from asktwice import indexing
 
-    if sum(map(bool, (paths, remove, listed))) != 1:
-        raise InvalidInput("Give files to index, or --remove NAME, or --list.")
+    if sum(map(bool, (paths, remove, listed, reindex))) != 1:
+        raise InvalidInput("Give files to index, or --remove NAME, or --list, or --reindex.")
+    if url and reindex:
+        raise InvalidInput(
+            "A server has the embedding that it was started with. Stop it and give --home in place of --url, or start"
+            " it with ASKTWICE_EMBEDDING and ASKTWICE_REINDEX=true."
+        )
     if url:
         if paths:
             indexing.add_through(url, paths, encoding)
@@ -331,6 +339,8 @@ def index(
         indexing.add_to(own, chosen, paths, encoding)
     elif remove:
         indexing.remove_from(own, chosen, remove)
+    elif reindex:
+        indexing.build_again(own, chosen)
     else:
         indexing.list_of(own, chosen)
 

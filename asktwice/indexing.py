@@ -12,7 +12,7 @@ from asktwice.console import say, step
 from asktwice.profiles import Prepared, Profile, remember, remembered
 from contracts.artifacts import Home
 from contracts.clients import RetrieverClient
-from contracts.errors import DeadlineExceeded, InvalidInput, TooLarge
+from contracts.errors import DeadlineExceeded, InvalidInput, NotFound, TooLarge
 from contracts.retrieval import Document, Receipt
 from contracts.table import read_bytes
 
@@ -106,6 +106,30 @@ def list_of(home: Home, profile: Profile) -> None:
         _show(retriever.documents())
     finally:
         retriever.close()
+
+
+def build_again(home: Home, profile: Profile) -> None:
+    """Build the home's own index again with the profile's embedding, of the passages that it holds.
+
+    Until that is done it stays as it was; what is interrupted goes on where it was when it is begun again.
+
+    Raises:
+        NotFound: there is no index.
+    """
+    from services.retriever.retriever import Retriever
+    from services.retriever.settings import RetrieverSettings
+
+    settings = RetrieverSettings(home=home.path, embedding=profile.embedding, reindex=True)
+    if not settings.folder.is_dir():
+        raise NotFound(f"There is no index in {home.path}. Run: asktwice index FILE --home {home.path}")
+    with step("Building the index again") as advance:
+        retriever = Retriever.open(settings, lambda done, total: advance(done, total, ""))
+    info = retriever.info()
+    retriever.close()
+    before = remembered(home)
+    base, data = (before.base, before.data) if before else (profile.base, None)
+    remember(home, Prepared(profile=profile.name, base=base, embedding=profile.embedding, data=data))
+    typer.echo(f"{info.passages} passages are indexed with {info.embedding} ({info.dimension} numbers each)")
 
 
 def list_through(url: str) -> None:

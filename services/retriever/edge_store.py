@@ -16,7 +16,7 @@ from contracts.errors import Unavailable
 from services.retriever.embedding import Vectors
 from services.retriever.fusion import Hit
 from services.retriever.sparse import SparseVector
-from services.retriever.store import DENSE, SPARSE, Point
+from services.retriever.store import DENSE, SPARSE, Point, predecessor
 
 MIN_GRAPH_BYTES = 10_000_000
 """Of dense vectors that lie outside of a graph; comparing so many takes a millisecond or two."""
@@ -110,6 +110,9 @@ class EdgeStore:
     def count(self) -> int:
         with self._open() as shard:
             return int(shard.count(edge.CountRequest(exact=True)))
+
+    def succeed(self) -> None:
+        shutil.rmtree(self._folder.with_name(predecessor(self._folder.name)), ignore_errors=True)
 
     def wait(self) -> None:
         """Return once no graph is being built."""

@@ -1,9 +1,10 @@
 """Text to dense vectors: a sentence-transformers model, or hashed character n-grams where no model can be had."""
 
+import re
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,20 @@ HASHED_DIMENSION = 2048
 MINILM = "minilm"
 CPU_BATCH = 8
 """Texts that a core reads at a time; more would be padded more and be no faster."""
+
+
+QUERY_PROMPTS = ("query", "search_query", "retrieval.query")
+PASSAGE_PROMPTS = ("document", "passage", "corpus", "search_document", "retrieval.passage")
+"""What models call the prompts that they were trained with."""
+_INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+KNOWN_PROMPTS = (
+    (r"e5\b.*-instruct", (_INSTRUCTION + " ", "")),
+    (r"\be5-|deepvk/USER-base", ("query: ", "passage: ")),
+    (r"FRIDA|nomic-embed-text|ru-en-RoSBERTa", ("search_query: ", "search_document: ")),
+    (r"Qwen3-Embedding", (_INSTRUCTION, "")),
+    (r"bge-(small|base|large)-en", ("Represent this sentence for searching relevant passages: ", "")),
+)
+"""The same from the cards of models whose configuration may not name them; bge-m3 and USER-bge-m3 have none."""
 
 
 class Embedder(Protocol):
@@ -122,11 +137,7 @@ class SentenceTransformerEmbedder:
         self.device = str(self._model.device.type)
         self.dimension = int(self._model.get_embedding_dimension())
         self.splitter = _splitter(self._model)
-        prompts = self._model.prompts
-        e5 = "e5" in model.lower() and "instruct" not in model.lower()
-        self._query_prompt = prompts.get("query") or ("query: " if e5 else "")
-        passage = prompts.get("document") or prompts.get("passage") or prompts.get("corpus")
-        self._passage_prompt = passage or ("passage: " if e5 else "")
+        self._query_prompt, self._passage_prompt = _prompts(model, self._model.prompts)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         return self._encode(self._model.encode_query, texts, self._query_prompt)
@@ -150,6 +161,15 @@ class SentenceTransformerEmbedder:
 def load_embedder(model: str | None, device: str = "auto", precision: Precision = "float32") -> Embedder:
     """Return the embedder of this model, or the hashed n-grams where none is named."""
     return SentenceTransformerEmbedder(model, device, precision) if model else HashedNgrams()
+
+
+def _prompts(model: str, own: Mapping[str, str]) -> tuple[str, str]:
+    """Return what goes before a query and before a passage: the model's own prompts, else what its card says."""
+    query = next((own[name] for name in QUERY_PROMPTS if own.get(name)), None)
+    passage = next((own[name] for name in PASSAGE_PROMPTS if own.get(name)), None)
+    if query is not None or passage is not None:
+        return query or "", passage or ""
+    return next((prompts for name, prompts in KNOWN_PROMPTS if re.search(name, model, re.IGNORECASE)), ("", ""))
 
 
 def _pool() -> ThreadPoolExecutor | None:

@@ -1,6 +1,7 @@
 """Exact search by FAISS, for study and as the ground truth: every passage is compared with every query."""
 
 import io
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -14,7 +15,7 @@ from contracts.artifacts import write_atomically
 from services.retriever.embedding import Vectors
 from services.retriever.fusion import Hit
 from services.retriever.sparse import SparseVector
-from services.retriever.store import Point
+from services.retriever.store import Point, predecessor
 
 
 class FaissStore:
@@ -87,6 +88,10 @@ class FaissStore:
 
     def count(self) -> int:
         return len(self._dense)
+
+    def succeed(self) -> None:
+        folder = self._file.parent
+        shutil.rmtree(folder.with_name(predecessor(folder.name)), ignore_errors=True)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -83,6 +83,30 @@ class Ledger:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    @property
+    def generation(self) -> int:
+        """Which of the index's stores is searched; another embedding makes the next."""
+        return int(self.meta("generation") or 1)
+
+    def next_generation(self, embedding: str) -> bool:
+        """Note that the next one is being built with this embedding; return whether what it holds is of use.
+
+        A source that was taken or removed since it was begun, or another embedding, makes it begin anew.
+        """
+        if self.meta("building") == embedding:
+            return True
+        self.set_meta("building", embedding)
+        return False
+
+    def advance(self, embedding: str) -> None:
+        """Let the next generation be the one that is searched."""
+        number = self.generation + 1
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)", [("generation", str(number)), ("embedding", embedding)]
+            )
+            db.execute("DELETE FROM meta WHERE key = 'building'")
+
     def count(self) -> int:
         return int(self._rows("SELECT count(*) FROM passages")[0][0])
 
@@ -164,6 +188,7 @@ class Ledger:
                 "INSERT OR IGNORE INTO passages VALUES (?, ?)", [(p.id, p.text) for p in source.passages.values()]
             )
             _part_with_orphans(db)
+            db.execute("DELETE FROM meta WHERE key = 'building'")
 
     def remove(self, name: str) -> bool:
         """Take a source out; return whether it was there. A data file that is as it was is not indexed again."""
@@ -171,6 +196,7 @@ class Ledger:
             there = db.execute("DELETE FROM sources WHERE name = ?", (name,)).rowcount > 0
             db.execute("DELETE FROM contents WHERE source = ?", (name,))
             _part_with_orphans(db)
+            db.execute("DELETE FROM meta WHERE key = 'building'")
         return there
 
     def forget(self) -> None:

@@ -19,13 +19,13 @@ from services.retriever.reranking import Reranker
 from services.retriever.settings import RetrieverSettings
 from services.retriever.source import SourcePassage, read_source
 from services.retriever.sparse import ANALYSIS, encode_passage, encode_query
-from services.retriever.store import Point, Store
+from services.retriever.store import Point, Store, generation
 
 Progress = Callable[[int, int], None]
 """Called with how many passages are embedded and written, and how many there are to do."""
 
-OpenStore = Callable[[RetrieverSettings, int, bool], Store]
-"""Opens a store for vectors of this dimension; True where the ledger holds nothing."""
+OpenStore = Callable[[RetrieverSettings, int, bool, int], Store]
+"""Opens a store for vectors of this dimension, True where nothing that it may hold is needed, of this generation."""
 
 BATCH = 64
 DEPTH = 50
@@ -74,18 +74,24 @@ class Retriever:
 
         Raises:
             Unavailable: the index is in use by another process, Qdrant does not answer, or a model cannot be had.
-            IndexMismatch: the index was built with another embedding.
+            IndexMismatch: the index was built with another embedding, and is not to be built again.
         """
         with ExitStack() as undo:
             ledger = Ledger(settings.folder)
             undo.callback(ledger.close)
             embedder = _load_embedder(settings)
-            _check_embedding(ledger, embedder, settings.folder)
-            store = (open_store or _open_store)(settings, embedder.dimension, ledger.count() == 0)
+            mine = f"{embedder.id} ({embedder.dimension})"
+            number, empty = ledger.generation, ledger.count() == 0
+            if anew := _has_another_embedding(ledger, mine, settings):
+                number, empty = number + 1, not ledger.next_generation(mine)
+            store = (open_store or _open_store)(settings, embedder.dimension, empty, number)
             undo.callback(store.close)
             reranker = Reranker(settings.reranker, settings.device) if settings.reranker else None
             retriever = cls(settings, ledger, store, embedder, reranker)
-            retriever._recover(progress)
+            retriever._recover(progress, anew)
+            if anew:
+                ledger.advance(mine)
+            store.succeed()
             store.optimize()
             undo.pop_all()
         return retriever
@@ -255,15 +261,16 @@ class Retriever:
             2 * len(asked.intersection(encode_passage(passage.text).indices)) >= len(asked) for passage in best.values()
         )
 
-    def _recover(self, progress: Progress) -> None:
-        """Remove what an interrupted write left, and write again what the store has lost."""
+    def _recover(self, progress: Progress, anew: bool) -> None:
+        """Remove what an interrupted write left, and write what the store has lost or, where it is new, never had."""
         self._sweep()
         if self._ledger.meta("analysis") != ANALYSIS:
             self._analyse_again(progress)
         if self._store.count() != self._ledger.count():
             missing = self._store.missing(self._ledger.all_ids())
             if missing:
-                log.warning("%d passages are not in the vector store and are written again", len(missing))
+                if not anew:
+                    log.warning("%d passages are not in the vector store and are written again", len(missing))
                 self._write(list(self._ledger.passages(missing).values()), progress)
 
     def _analyse_again(self, progress: Progress) -> None:
@@ -325,34 +332,38 @@ def _load_embedder(settings: RetrieverSettings) -> Embedder:
     return load_embedder(settings.embedding, settings.device, settings.embedding_precision)
 
 
-def _open_store(settings: RetrieverSettings, dimension: int, empty: bool) -> Store:
+def _open_store(settings: RetrieverSettings, dimension: int, empty: bool, number: int) -> Store:
     """Open the store of the settings. Each engine is imported where it is used: none has to be installed but that."""
     if settings.store == "faiss":
         from services.retriever.faiss_store import FaissStore
 
-        return FaissStore.open(settings.folder / "faiss", dimension, empty)
+        return FaissStore.open(settings.folder / generation("faiss", number), dimension, empty)
     if settings.store == "qdrant" or (settings.store == "auto" and settings.qdrant_url):
         from services.retriever.server_store import ServerStore
 
-        return ServerStore.connect(settings, dimension)
+        return ServerStore.connect(settings, dimension, empty, number)
     from services.retriever.edge_store import EdgeStore
 
-    return EdgeStore.open(settings.folder / "vectors", dimension, empty)
+    return EdgeStore.open(settings.folder / generation("vectors", number), dimension, empty)
 
 
-def _check_embedding(ledger: Ledger, embedder: Embedder, folder: Path) -> None:
-    """Vectors of two embeddings must never meet in one index."""
-    mine = f"{embedder.id} ({embedder.dimension})"
+def _has_another_embedding(ledger: Ledger, mine: str, settings: RetrieverSettings) -> bool:
+    """Tell whether the index has to be built again: vectors of two embeddings must never meet in one store.
+
+    Raises:
+        IndexMismatch: it would have to, and the settings do not say so.
+    """
     theirs = ledger.meta("embedding")
-    if theirs == mine:
-        return
-    if ledger.count():
+    if ledger.count() == 0:
+        ledger.set_meta("embedding", mine)
+        return False
+    if theirs != mine and not settings.reindex:
         raise IndexMismatch(
-            f"The index in {folder} was built with the embedding {theirs}, and the settings name {mine}. Go back to"
-            f" that one, or build another index: asktwice index FILE --embedding MODEL --home NEW_FOLDER. Deleting"
-            f" {folder} and indexing again does as well."
+            f"The index in {settings.folder} was built with the embedding {theirs}, and the settings name {mine}. Go"
+            " back to that one, or build the index again with this one: asktwice index --reindex --embedding MODEL"
+            " (a service does so by itself with ASKTWICE_REINDEX=true)."
         )
-    ledger.set_meta("embedding", mine)
+    return theirs != mine
 
 
 def _read(path: Path) -> bytes:

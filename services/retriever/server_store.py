@@ -13,36 +13,45 @@ from services.retriever.embedding import Vectors
 from services.retriever.fusion import Hit
 from services.retriever.settings import Quantization, RetrieverSettings
 from services.retriever.sparse import SparseVector
-from services.retriever.store import DENSE, SPARSE, Point
+from services.retriever.store import DENSE, SPARSE, Point, generation, predecessor
 
 RETRIEVE_BATCH = 1000
 
 
 class ServerStore:
-    """One collection of a server. It belongs to one ledger; points that the ledger does not know are left alone."""
+    """One collection of a server. It belongs to one ledger; points that the ledger does not know are left alone.
+
+    The collection's name ends with its generation. What the settings name is an alias of the newest whole one, by which
+    other programs find it.
+    """
 
     name = "qdrant-server"
 
-    def __init__(self, client: QdrantClient, settings: RetrieverSettings):
+    def __init__(self, client: QdrantClient, settings: RetrieverSettings, number: int):
         self._client = client
         self._settings = settings
-        self._collection = settings.collection
+        self._collection = generation(settings.collection, number)
+        self._number = number
         self._url = settings.qdrant_url
         self._ordering = settings.qdrant_ordering and models.WriteOrdering(settings.qdrant_ordering)
 
     @classmethod
-    def connect(cls, settings: RetrieverSettings, dimension: int) -> "ServerStore":
-        """Open the collection of the settings at their server, or make it; see :meth:`ensure`."""
+    def connect(cls, settings: RetrieverSettings, dimension: int, empty: bool, number: int) -> "ServerStore":
+        """Open the collection of this generation at the settings' server, or make it; see :meth:`ensure`."""
         key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
         client = QdrantClient(
             url=settings.qdrant_url, api_key=key, timeout=settings.qdrant_timeout_s, check_compatibility=False
         )
-        store = cls(client, settings)
-        store.ensure(dimension)
+        store = cls(client, settings, number)
+        store.ensure(dimension, empty)
         return store
 
-    def ensure(self, dimension: int) -> None:
+    def ensure(self, dimension: int, empty: bool) -> None:
         """Make the collection if it is not there.
+
+        Args:
+            dimension: of the dense vectors.
+            empty: a later generation is the ledger's own, and is made anew; a first one may be somebody else's.
 
         Raises:
             IndexMismatch: it is there and has other vectors than ours.
@@ -51,7 +60,9 @@ class ServerStore:
         settings = self._settings
         dense = models.VectorParams(size=dimension, distance=models.Distance.COSINE, on_disk=settings.qdrant_on_disk)
         with self._asking():
-            if self._client.collection_exists(self._collection):
+            if empty and self._number > 1:
+                self._client.delete_collection(self._collection)
+            elif self._client.collection_exists(self._collection):
                 return self._check(dimension)
             self._client.create_collection(
                 self._collection,
@@ -110,6 +121,23 @@ class ServerStore:
     def count(self) -> int:
         with self._asking():
             return self._client.count(self._collection, exact=True).count
+
+    def succeed(self) -> None:
+        alias = self._settings.collection
+        with self._asking():
+            aliases = self._client.get_collection_aliases(self._collection).aliases
+            if all(known.alias_name != alias for known in aliases):
+                # Both in one request: whoever asks by the alias finds one of the two collections, whole.
+                self._client.update_collection_aliases(
+                    [
+                        models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)),
+                        models.CreateAliasOperation(
+                            create_alias=models.CreateAlias(collection_name=self._collection, alias_name=alias)
+                        ),
+                    ]
+                )
+            if self._client.collection_exists(former := predecessor(self._collection)):
+                self._client.delete_collection(former)
 
     def close(self) -> None:
         self._client.close()

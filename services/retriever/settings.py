@@ -36,6 +36,8 @@ class RetrieverSettings(BaseSettings):
     )
     embedding_precision: Precision = "float32"
     """``int8`` is faster on the CPU; an index is searched with what it was built with."""
+    reindex: bool = False
+    """Where the index was built with another embedding, build it again with this one, rather than refuse to open it."""
     reranker: str | None = None
     """A cross-encoder's hub id or folder that puts the best passages in order; None is the fused order."""
     floor: float | None = Field(default=None, ge=-1, le=1)

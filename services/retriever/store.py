@@ -51,4 +51,18 @@ class Store(Protocol):
 
     def count(self) -> int: ...
 
+    def succeed(self) -> None:
+        """Take the place of the generation before this one, which is removed; no error if that has been done."""
+
     def close(self) -> None: ...
+
+
+def generation(name: str, number: int) -> str:
+    """Return what the store is called that was built at the index's ``number``-th embedding."""
+    return f"{name}-{number}"
+
+
+def predecessor(name: str) -> str:
+    """Return what the generation before the one of this name is called."""
+    name, _, number = name.rpartition("-")
+    return generation(name, int(number) - 1)

@@ -80,10 +80,30 @@ def test_a_refused_file_does_not_stop_the_others(folder: Path, tmp_path: Path) -
 def test_one_thing_at_a_time(tmp_path: Path, arguments: list[str]) -> None:
     done = index(tmp_path / "home", *arguments)
     assert done.returncode != 0
-    assert "Give files to index, or --remove NAME, or --list." in done.stderr
+    assert "Give files to index, or --remove NAME, or --list, or --reindex." in done.stderr
 
 
 def test_a_folder_of_nothing_says_what_is_read(tmp_path: Path) -> None:
     done = index(tmp_path / "home", (tmp_path / "empty").mkdir() or tmp_path / "empty")
     assert done.returncode == 1
     assert "Read are .csv" in done.stderr
+
+
+def test_the_index_is_built_again_with_another_embedding(tmp_path: Path, folder: Path) -> None:
+    home = tmp_path / "home"
+    assert index(home, folder).returncode == 0
+    done = index(home, "--reindex")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "2 passages are indexed with hashed-char-ngrams-2048 (2048 numbers each)\n",
+    ), done.stderr
+    assert index(home, "--list").stdout.count("\n") == 2
+
+
+def test_nothing_can_be_built_again_where_nothing_is(tmp_path: Path) -> None:
+    done = index(tmp_path / "home", "--reindex")
+    assert done.returncode != 0
+    assert "There is no index" in done.stderr
+    assert not (tmp_path / "home" / "indexes").exists()
+    done = index(tmp_path / "home", "--reindex", "--url", "http://127.0.0.1:9")
+    assert "ASKTWICE_REINDEX" in done.stderr

@@ -4,11 +4,12 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from qdrant_client import QdrantClient
 
-from services.retriever.retriever import Retriever
+from services.retriever.retriever import Progress, Retriever, silent
 from services.retriever.server_store import ServerStore
 from services.retriever.settings import RetrieverSettings
 from services.retriever.store import Store
@@ -22,7 +23,11 @@ KNOWLEDGE = [
     "Домашние задания проверяют наставники в течение двух дней.",
 ]
 
-OpenRetriever = Callable[[RetrieverSettings], Retriever]
+
+class OpenRetriever(Protocol):
+    """Opens a retriever that is closed after the test."""
+
+    def __call__(self, settings: RetrieverSettings, progress: Progress = silent) -> Retriever: ...
 
 
 @pytest.fixture
@@ -54,16 +59,16 @@ def open_retriever(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[O
     """Open over the engine in process, over the server's code on qdrant-client's own local mode, and over FAISS."""
     opened: list[Retriever] = []
 
-    def local_server(settings: RetrieverSettings, dimension: int, empty: bool) -> Store:
+    def local_server(settings: RetrieverSettings, dimension: int, empty: bool, number: int) -> Store:
         client = QdrantClient(path=str(tmp_path / "server"))
-        store = ServerStore(client, settings.model_copy(update={"qdrant_url": "http://qdrant:6333"}))
-        store.ensure(dimension)
+        store = ServerStore(client, settings.model_copy(update={"qdrant_url": "http://qdrant:6333"}), number)
+        store.ensure(dimension, empty)
         return store
 
-    def open_it(settings: RetrieverSettings) -> Retriever:
+    def open_it(settings: RetrieverSettings, progress: Progress = silent) -> Retriever:
         if request.param == "faiss":
             settings = settings.model_copy(update={"store": "faiss"})
-        retriever = Retriever.open(settings, open_store=local_server if request.param == "server" else None)
+        retriever = Retriever.open(settings, progress, local_server if request.param == "server" else None)
         opened.append(retriever)
         return retriever
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from contracts.errors import IndexMismatch, Unavailable
-from services.retriever.embedding import SentenceTransformerEmbedder
+from services.retriever.embedding import SentenceTransformerEmbedder, _prompts
 from services.retriever.retriever import Retriever
 from services.retriever.settings import RetrieverSettings
 
 SaveModel = Callable[..., Path]
+INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,27 @@ def test_queries_and_passages_get_the_prefixes_of_the_model(
     assert vectors == pytest.approx(plain.encode_queries(["query: курс"]), abs=1e-5)
     assert embedder.encode_passages(["курс"]) == pytest.approx(plain.encode_passages(["passage: курс"]), abs=1e-5)
     assert vectors != pytest.approx(plain.encode_queries(["курс"]), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "expected"),
+    [
+        ("intfloat/multilingual-e5-small", {}, ("query: ", "passage: ")),
+        ("/models/e5-base-v2", {}, ("query: ", "passage: ")),
+        ("intfloat/multilingual-e5-large-instruct", {"query": "", "document": ""}, (f"{INSTRUCTION} ", "")),
+        ("ai-forever/FRIDA", {"search_query": "Q: ", "search_document": "D: ", "categorize": "C: "}, ("Q: ", "D: ")),
+        ("ai-forever/FRIDA", {}, ("search_query: ", "search_document: ")),
+        ("Qwen/Qwen3-Embedding-0.6B", {"query": INSTRUCTION, "document": ""}, (INSTRUCTION, "")),
+        ("Qwen/Qwen3-Embedding-0.6B", {}, (INSTRUCTION, "")),
+        ("BAAI/bge-base-en-v1.5", {}, ("Represent this sentence for searching relevant passages: ", "")),
+        ("BAAI/bge-m3", {}, ("", "")),
+        ("deepvk/USER-bge-m3", {}, ("", "")),
+        ("deepvk/USER-base", {}, ("query: ", "passage: ")),
+        ("sentence-transformers/all-MiniLM-L6-v2", {}, ("", "")),
+    ],
+)
+def test_the_prompts_of_known_models(model: str, own: dict[str, str], expected: tuple[str, str]) -> None:
+    assert _prompts(model, own) == expected
 
 
 def test_a_model_that_cannot_be_had_says_what_to_do(settings: RetrieverSettings, tmp_path: Path) -> None:

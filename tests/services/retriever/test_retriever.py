@@ -210,9 +210,91 @@ def test_another_embedding_is_a_mismatch_that_says_what_to_run(
     retriever.close()
     with monkeypatch.context() as patch:
         patch.setattr("services.retriever.retriever.load_embedder", lambda *_: HashedNgrams(64))
-        with pytest.raises(IndexMismatch, match=r"hashed-char-ngrams-2048.*hashed-char-ngrams-64.*asktwice index FILE"):
+        with pytest.raises(IndexMismatch, match=r"ngrams-2048.*hashed-char-ngrams-64.*asktwice index --reindex"):
             open_retriever(settings)
     assert open_retriever(settings).search("курс", 3) == before
+
+
+@pytest.fixture
+def sixty_four(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return what makes retrievers that are opened from now on count another embedding as theirs."""
+
+    def from_now_on() -> None:
+        monkeypatch.setattr("services.retriever.retriever.load_embedder", lambda *_: HashedNgrams(64))
+
+    return from_now_on
+
+
+def test_another_embedding_builds_the_index_again_where_it_is_asked_to(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, knowledge: bytes, sixty_four: Callable[[], None]
+) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("knowledge.csv", knowledge)
+    documents = retriever.documents()
+    retriever.close()
+    sixty_four()
+    retriever = open_retriever(settings.model_copy(update={"reindex": True}))
+    assert (retriever.info().dimension, retriever.info().passages) == (64, len(KNOWLEDGE))
+    assert retriever._store.count() == len(KNOWLEDGE)
+    assert texts(retriever, "наставники", 1) == [KNOWLEDGE[5]]
+    assert retriever.documents() == documents
+    retriever.close()
+    retriever = open_retriever(settings)  # as it is now, nothing has to be asked for
+    assert texts(retriever, "наставники", 1) == [KNOWLEDGE[5]]
+
+
+def test_an_index_that_was_half_built_again_is_searched_as_before_and_built_on(
+    open_retriever: OpenRetriever,
+    settings: RetrieverSettings,
+    table: Table,
+    sixty_four: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("a.csv", table([f"Запись номер {n}." for n in range(200)]))
+    before = retriever.search("запись номер 77", 5)
+    retriever.close()
+    encode = HashedNgrams.encode_passages
+    written: list[int] = []
+
+    def encode_or_fail(self: HashedNgrams, some: Sequence[str]) -> Vectors:
+        if self.dimension == 64:
+            if written == [64, 64]:
+                raise Unavailable("The embedding's server went away.")
+            written.append(len(some))
+        return encode(self, some)
+
+    again = settings.model_copy(update={"reindex": True})
+    with monkeypatch.context() as patch:
+        patch.setattr(HashedNgrams, "encode_passages", encode_or_fail)
+        patch.setattr("services.retriever.retriever.load_embedder", lambda *_: HashedNgrams(64))
+        with pytest.raises(Unavailable):
+            open_retriever(again)
+    retriever = open_retriever(settings)
+    assert retriever.search("запись номер 77", 5) == before
+    retriever.close()
+    sixty_four()
+    counted: list[tuple[int, int]] = []
+    retriever = open_retriever(again, lambda done, total: counted.append((done, total)))
+    left = 200 if retriever.info().store == "faiss-exact" else 72  # which writes its file when all is done
+    assert counted[0] == (0, left), "what was written before the failure is written again"
+    assert retriever.info().dimension == 64
+    assert texts(retriever, "запись номер 77", 1) == ["Запись номер 77."]
+    assert retriever._store.count() == 200
+
+
+def test_what_changed_since_an_index_was_half_built_again_is_not_left_in_it(
+    open_retriever: OpenRetriever, settings: RetrieverSettings, table: Table, sixty_four: Callable[[], None]
+) -> None:
+    retriever = open_retriever(settings)
+    retriever.ingest("a.csv", table(["Первая запись.", "Вторая запись."]))
+    assert not retriever._ledger.next_generation("mine")
+    assert retriever._ledger.next_generation("mine")
+    assert not retriever._ledger.next_generation("another")
+    retriever.ingest("b.csv", table(["Третья запись."]))
+    assert not retriever._ledger.next_generation("another")
+    retriever.remove("b.csv")
+    assert not retriever._ledger.next_generation("another")
 
 
 def test_an_interrupted_ingestion_leaves_nothing_visible(
@@ -270,7 +352,7 @@ def test_a_broken_vector_folder_is_made_again(settings: RetrieverSettings, knowl
     retriever = Retriever.open(settings)
     retriever.ingest("knowledge.csv", knowledge)
     retriever.close()
-    for path in (settings.folder / "vectors").rglob("*.json"):
+    for path in (settings.folder / "vectors-1").rglob("*.json"):
         path.write_bytes(b"")
     retriever = Retriever.open(settings)
     assert texts(retriever, "наставники", 1) == [KNOWLEDGE[5]]
