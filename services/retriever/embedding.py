@@ -190,10 +190,21 @@ def _quantize(model: Any, name: str) -> None:
             f"ASKTWICE_EMBEDDING_PRECISION=int8 is for the CPU, and {name} runs on {model.device.type}. Unset it, or"
             " set ASKTWICE_DEVICE=cpu."
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its successor, torchao, which is another package
-        quantize: Any = quantize_dynamic
-        quantize(model[0], {torch.nn.Linear: per_channel_dynamic_qconfig}, inplace=True)
+    engines: Any = torch.backends.quantized  # the one that packs the weights multiplies with them ever after
+    former = engines.engine
+    if "onednn" in engines.supported_engines:
+        engines.engine = "onednn"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its successor, torchao, which is another package
+            quantize: Any = quantize_dynamic
+            linear = [(name, each) for name, each in model[0].named_modules() if isinstance(each, torch.nn.Linear)]
+            # The first feed-forward's way back has the activations that 8 bits hold worst: docs/decisions/.
+            kept = next((name for name, each in linear if each.in_features > each.out_features), None)
+            chosen = {name: per_channel_dynamic_qconfig for name, _ in linear if name != kept}
+            quantize(model[0], chosen, inplace=True)
+    finally:
+        engines.engine = former
 
 
 def _splitter(model: Any) -> Splitter:
