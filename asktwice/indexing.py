@@ -202,6 +202,13 @@ def _files(paths: list[Path]) -> list[_File]:
                 found.append(_File("/".join((root.name, *parts)), each, _size(each)))
             else:
                 left_out[each.suffix or each.name] = left_out.get(each.suffix or each.name, 0) + 1
+    places: dict[str, Path] = {}
+    for file in found:
+        if (other := places.setdefault(file.name, file.path)).resolve() != file.path.resolve():
+            raise InvalidInput(
+                f"{other} and {file.path} would both be the document {file.name}, and the second would replace the"
+                " first. Rename one, or index the folder that holds both."
+            )
     if left_out:
         kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(left_out.items())[:10])
         say(f"Left out, of types that are not read: {kinds}")

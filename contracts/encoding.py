@@ -29,6 +29,20 @@ _COMMON = (
 )
 _PAIRS = {_COMMON[at : at + 2] for at in range(0, len(_COMMON), 2)}
 _PAIR = re.compile(r"(?=([а-яё]{2}))")
+_SAMPLES = 10
+_ENOUGH = 50
+"""Bytes of a piece that are not ASCII, from which on it says something of itself."""
+_MARKS_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_MARKS_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# By their names in Python. Others that it knows are none of files, or take the square of a file's size to decode.
+_CHARSETS = re.compile(
+    r"utf-8(-sig)?|utf-(16|32)(-[bl]e)?|ascii|cp\d+|iso8859-\d+|koi8-[rtu]|mac-\w+|ptcp154|kz1048|tis-620|gbk|gb\d+|"
+    r"big5(hkscs)?|shift_jis\w*|euc_\w+|johab"
+)
+_BOX_IN_WORD = re.compile(r"[\u2500-\u259f][а-яё]|[а-яё][\u2500-\u259f]", re.IGNORECASE)
+_SERBIAN, _NOT_SERBIAN = re.compile("[ђѓќћџљњѕ]", re.IGNORECASE), re.compile("[ыэъё]", re.IGNORECASE)
+_SIGN_IN_WORD = re.compile("[а-яё][≥≤≈≠∂∆√ƒ¬±µ¶§¤°†‡•©®™¢£¥∞÷][а-яё]", re.IGNORECASE)
+_FOREIGN_RUN = re.compile(r"[^\x00-\x7f]+")
 _TWO_SCRIPTS = re.compile(r"[a-z][а-яё]|[а-яё][a-z]", re.IGNORECASE)
 
 
@@ -53,11 +67,15 @@ def decode(content: bytes, name: str, encoding: str | None = None) -> tuple[str,
         raise InvalidInput(f"{name} is empty.")
     if encoding is not None:
         return _decode_as(content, name, encoding)
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        try:
-            return content.decode("utf-16"), "utf-16"
-        except UnicodeDecodeError as error:
-            raise InvalidInput(f"{name} begins like UTF-16 but is not valid UTF-16. Save it as UTF-8.") from error
+    # The longer marks first: that of UTF-32 begins with that of UTF-16.
+    for encoding, marks in (("UTF-32", _MARKS_32), ("UTF-16", _MARKS_16)):
+        if content.startswith(marks):
+            try:
+                return content.decode(encoding), encoding.lower()
+            except UnicodeDecodeError as error:
+                raise InvalidInput(
+                    f"{name} begins like {encoding} but is not valid {encoding}. Save it as UTF-8."
+                ) from error
     if b"\x00" in content:
         return _decode_utf16(content, name)
     try:
@@ -74,12 +92,13 @@ def decode(content: bytes, name: str, encoding: str | None = None) -> tuple[str,
 def _decode_as(content: bytes, name: str, encoding: str) -> tuple[str, str]:
     try:
         info = codecs.lookup(encoding)
-        if not info._is_text_encoding:
-            raise LookupError
+    except (LookupError, ValueError):
+        info = None
+    if info is None or not _CHARSETS.fullmatch(info.name):
+        known = ", ".join(("utf-8", *CANDIDATES, "koi8-u"))
+        raise InvalidInput(f"encoding: {encoding[:40]!r} is not known. Known are {known} and others.")
+    try:
         text = info.decode(content, "strict")[0]
-    except LookupError:
-        known = ", ".join(("utf-8", *CANDIDATES))
-        raise InvalidInput(f"encoding: {encoding[:40]!r} is not known. Known are {known} and others.") from None
     except UnicodeError:
         raise _uncertain(content, f"{name} is not {encoding}: it has bytes that are nothing there.") from None
     return text.removeprefix("\ufeff"), info.name
@@ -99,13 +118,8 @@ def _decode_utf16(content: bytes, name: str) -> tuple[str, str]:
 
 
 def _decode_russian(content: bytes, name: str) -> tuple[str, str]:
-    likelihoods = {}
-    for encoding in CANDIDATES:
-        sample = content[:_SAMPLE_CHARS].decode(encoding, "replace")
-        likelihoods[encoding] = -math.inf if CONTROL.search(sample) else _russian_likelihood(sample)
-    best, rival = sorted(likelihoods, key=likelihoods.__getitem__, reverse=True)[:2]
-    sample = content[:_SAMPLE_CHARS].decode(best, "replace")
-    if likelihoods[best] - likelihoods[rival] < _SURELY or not _is_russian(sample):
+    found = {_likeliest(sample) for sample in _samples(content)}
+    if len(found) != 1 or (best := found.pop()) is None:
         raise _uncertain(content, f"{name} is not UTF-8, and which encoding it is in is not certain.")
     try:
         text = content.decode(best)
@@ -116,11 +130,43 @@ def _decode_russian(content: bytes, name: str) -> tuple[str, str]:
     return text, best
 
 
+def _samples(content: bytes) -> list[bytes]:
+    """Return pieces from the beginning to the end, those that say something: a file that was put together is not of
+    one encoding."""
+    step = max(_SAMPLE_CHARS, len(content) // _SAMPLES)
+    pieces = [content[start : start + _SAMPLE_CHARS] for start in range(0, len(content), step)]
+    first = next(at for at, byte in enumerate(content) if byte > 127)
+    said = [piece for piece in pieces if sum(byte > 127 for byte in piece) >= _ENOUGH]
+    return said or [content[max(0, first - 100) :][:_SAMPLE_CHARS]]
+
+
+def _likeliest(sample: bytes) -> str | None:
+    """Return the encoding that a piece is in; None where it is not certain."""
+    likelihoods = {}
+    for encoding in CANDIDATES:
+        text = sample.decode(encoding, "replace")
+        likelihoods[encoding] = -math.inf if CONTROL.search(text) else _russian_likelihood(text)
+    best, rival = sorted(likelihoods, key=likelihoods.__getitem__, reverse=True)[:2]
+    text = sample.decode(best, "replace")
+    certain = likelihoods[best] - likelihoods[rival] >= _SURELY and _is_russian(text) and not _is_foreign(text)
+    return best if certain else None
+
+
+def _is_foreign(text: str) -> bool:
+    """Tell whether there are what the letters of other languages become: signs in words (Ukrainian in KOI8-U, as
+    KOI8-R), letters of Serbian beside such as Serbian has not (Kazakh in PTCP154, as cp1251)."""
+    if _BOX_IN_WORD.search(text) or _SIGN_IN_WORD.search(text):
+        return True
+    return bool(_SERBIAN.search(text) and _NOT_SERBIAN.search(text))
+
+
 def _uncertain(content: bytes, what: str) -> InvalidInput:
     """Return the refusal that shows what the first foreign letters would be in each encoding."""
     at = next((n for n, byte in enumerate(content) if byte > 127), 0)
     piece = content[max(0, at - 20) : at + 60]
-    previews = {encoding: " ".join(piece.decode(encoding, "replace").split()) for encoding in (*CANDIDATES, "cp1252")}
+    previews = {
+        encoding: " ".join(piece.decode(encoding, "replace").split()) for encoding in (*CANDIDATES, "koi8-u", "cp1252")
+    }
     return InvalidInput(
         f"{what} Look which of these is right: "
         + ", ".join(f"{encoding} «{preview}»" for encoding, preview in previews.items())
@@ -131,19 +177,37 @@ def _uncertain(content: bytes, what: str) -> InvalidInput:
 
 def _refuse_twice_encoded(text: str, name: str) -> None:
     """UTF-8 that was once read as something else and saved so (``РЎРєРѕР»СЊРєРѕ`` for ``Сколько``) is valid UTF-8."""
-    sample = text[:_SAMPLE_CHARS]
-    if sum(ord(char) > 127 for char in sample) < 8:
-        return
-    for encoding in ("cp1251", "cp1252", "latin-1", "koi8-r", "cp866"):
-        try:
-            meant = sample.encode(encoding).decode("utf-8")
-        except UnicodeError:
+    runs = _FOREIGN_RUN.findall(text[:_SAMPLE_CHARS])
+    total = sum(map(len, runs))
+    for encoding in ("cp1251", "cp1252", "koi8-r", "cp866"):
+        meant = {run: once for run in runs if (once := _read_once(run, encoding)) is not None}
+        if total < 8 or sum(len(run) for run in runs if run in meant) < 0.8 * total:
             continue
+        said, once = " ".join(meant)[:40], " ".join(meant.values())[:40]
         raise InvalidInput(
-            f"{name} was saved with the wrong letters: «{sample.strip()[:40]}» should be «{meant.strip()[:40]}». Open"
-            " the original as UTF-8 and save it again; to take it as it is, send it with the encoding utf-8.",
-            errors=[FieldError(field="encoding", message=f"utf-8 read as {encoding}: {meant.strip()[:60]}")],
+            f"{name} was saved with the wrong letters: «{said}» should be «{once}». Open the original as UTF-8 and save"
+            " it again; to take it as it is, send it with the encoding utf-8.",
+            errors=[FieldError(field="encoding", message=f"utf-8 read as {encoding}: {once}")],
         )
+
+
+def _read_once(run: str, encoding: str) -> str | None:
+    """Return what letters were before their UTF-8 was read as something else; None where they were not.
+
+    Bytes that the encoding has no letter for were read as the character of their number.
+    """
+    found = bytearray()
+    for char in run:
+        try:
+            found += char.encode(encoding)
+        except UnicodeEncodeError:
+            if ord(char) > 255:
+                return None
+            found.append(ord(char))
+    try:
+        return found.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _is_russian(text: str) -> bool:

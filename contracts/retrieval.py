@@ -8,12 +8,13 @@ from pydantic.fields import Field
 from contracts.wire import Body
 
 Query = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
 
 
 class SearchRequest(Body):
     query: Query
     top_k: int = Field(default=3, ge=1, le=20)
-    sources: list[str] | None = Field(default=None, min_length=1, max_length=100)
+    sources: list[Name] | None = Field(default=None, min_length=1, max_length=100)
     """Names of documents to search in; None is all."""
 
 

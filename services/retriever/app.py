@@ -43,7 +43,8 @@ def create_app(settings: RetrieverSettings | None = None) -> FastAPI:
         Tables (CSV, TSV, XLSX, JSON, Parquet) with a column ``context``, and prose (text, Markdown, HTML, DOCX, PDF).
         ``encoding`` says what a text is encoded in where that is not certain.
         """
-        if len((await request.form()).multi_items()) != 1 + (encoding is not None):
+        fields = [name for name, _ in (await request.form()).multi_items()]
+        if fields.count("file") != 1 or fields.count("encoding") > 1 or len(set(fields) - {"file", "encoding"}) > 0:
             raise InvalidInput(
                 'Send one file a request, in the field "file", and nothing else but "encoding". Nothing was indexed.'
             )

@@ -22,6 +22,8 @@ MIN_GRAPH_BYTES = 10_000_000
 """Of dense vectors that lie outside of a graph; comparing so many takes a millisecond or two."""
 MIN_FREE_BYTES = 128_000_000
 """What the engine may allocate ahead: logs and chunks of 32 MB each."""
+ATTEMPTS = 2
+"""At opening a shard, after which it is given up; one alone may have been killed by somebody."""
 log = logging.getLogger("asktwice")
 
 
@@ -58,8 +60,13 @@ class EdgeStore:
             shutil.rmtree(left, ignore_errors=True)
         if not empty and folder.is_dir():
             try:
-                return cls(edge.EdgeShard.load(str(folder)), folder, dimension)
-            except Exception as error:  # the binding raises nothing narrower
+                with _attempt(folder):
+                    shard = edge.EdgeShard.load(str(folder))
+                    shard.query(edge.QueryRequest(limit=1, query=edge.Query.Nearest([1.0] * dimension, using=DENSE)))
+                return cls(shard, folder, dimension)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # of a panic the binding makes no narrower one
                 _need_room(folder)  # else it may be that, and nothing is wrong with the shard
                 log.warning("%s cannot be opened and is made again from the ledger: %s", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
@@ -187,6 +194,24 @@ class EdgeStore:
         with self._free:
             self._free.wait_for(lambda: self._users == 0)
             yield
+
+
+@contextmanager
+def _attempt(folder: Path) -> Iterator[None]:
+    """Open a shard, which where it is damaged may end this process: not a third time.
+
+    Raises:
+        OSError: two attempts before did not come to an end.
+    """
+    attempts = folder.with_name(f"opening-{folder.name}")
+    before = attempts.stat().st_size if attempts.exists() else 0
+    if before >= ATTEMPTS:
+        attempts.unlink()
+        raise OSError(f"the process ended {before} times while it was opened")
+    with attempts.open("ab") as file:
+        file.write(b".")
+    yield
+    attempts.unlink()
 
 
 def _catch_up(folder: Path, writes: Sequence[edge.UpdateOperation]) -> None:

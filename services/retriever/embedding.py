@@ -25,6 +25,8 @@ Precision = Literal["float32", "int8"]
 
 HASHED_DIMENSION = 2048
 MINILM = "minilm"
+LONG_WORD = 40
+"""Characters of a word from which on it is none that comes again, and is not remembered."""
 CPU_BATCH = 8
 """Texts that a core reads at a time; more would be padded more and be no faster."""
 
@@ -35,7 +37,7 @@ PASSAGE_PROMPTS = ("document", "passage", "corpus", "search_document", "retrieva
 _INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 KNOWN_PROMPTS = (
     (r"e5\b.*-instruct", (_INSTRUCTION + " ", "")),
-    (r"\be5-|deepvk/USER-base", ("query: ", "passage: ")),
+    (r"\be5-|USER-base", ("query: ", "passage: ")),
     (r"FRIDA|nomic-embed-text|ru-en-RoSBERTa", ("search_query: ", "search_document: ")),
     (r"Qwen3-Embedding", (_INSTRUCTION, "")),
     (r"bge-(small|base|large)-en", ("Represent this sentence for searching relevant passages: ", "")),
@@ -92,13 +94,17 @@ class HashedNgrams:
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         for row, text in zip(vectors, texts, strict=True):
-            counts = Counter(gram for word in words(text) for gram in _ngrams(word))
+            counts = Counter(gram for word in words(text) for gram in _ngrams_of(word))
             hashes = np.fromiter(counts, np.int64, len(counts))
             tf = np.fromiter(counts.values(), np.float32, len(counts))
             sign = np.where(hashes & 1, 1.0, -1.0).astype(np.float32)
             np.add.at(row, (hashes >> 1) % self.dimension, sign * (1 + np.log(tf)))
             row /= np.linalg.norm(row) or 1.0
         return vectors
+
+
+def _ngrams_of(word: str) -> tuple[int, ...]:
+    return _ngrams(word) if len(word) <= LONG_WORD else _ngrams.__wrapped__(word)
 
 
 @lru_cache(maxsize=200_000)
@@ -169,7 +175,8 @@ def _prompts(model: str, own: Mapping[str, str]) -> tuple[str, str]:
     passage = next((own[name] for name in PASSAGE_PROMPTS if own.get(name)), None)
     if query is not None or passage is not None:
         return query or "", passage or ""
-    return next((prompts for name, prompts in KNOWN_PROMPTS if re.search(name, model, re.IGNORECASE)), ("", ""))
+    last = model.rstrip("/").rpartition("/")[2]  # of a folder: where it lies says nothing
+    return next((prompts for name, prompts in KNOWN_PROMPTS if re.search(name, last, re.IGNORECASE)), ("", ""))
 
 
 def _pool() -> ThreadPoolExecutor | None:

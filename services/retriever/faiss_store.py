@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -103,7 +104,7 @@ class FaissStore:
                 ids, dense = stored["ids"].tolist(), stored["dense"]
                 ends = np.cumsum(stored["lengths"])[:-1]
                 words, weights = np.split(stored["words"], ends), np.split(stored["weights"], ends)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return
         if dense.shape == (len(ids), self._dimension):
             self._dense = dict(zip(ids, dense, strict=True))

@@ -54,6 +54,7 @@ class Ledger:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._lock = Lock()
+        self._commits = 0
         self._db = sqlite3.connect(folder / "ledger.sqlite", timeout=0, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -106,6 +107,14 @@ class Ledger:
                 "INSERT OR REPLACE INTO meta VALUES (?, ?)", [("generation", str(number)), ("embedding", embedding)]
             )
             db.execute("DELETE FROM meta WHERE key = 'building'")
+
+    @property
+    def commits(self) -> int:
+        """How often a source was taken or removed since this was opened: what is read in between is of one moment."""
+        return self._commits
+
+    def is_empty(self) -> bool:
+        return not self._rows("SELECT 1 FROM passages LIMIT 1")
 
     def count(self) -> int:
         return int(self._rows("SELECT count(*) FROM passages")[0][0])
@@ -171,7 +180,8 @@ class Ledger:
         with self._transaction() as db:
             if role == "data":
                 former = "SELECT name FROM sources WHERE role = 'data' AND name <> ?"
-                db.execute(f"DELETE FROM contents WHERE source IN ({former})", (source.name,))
+                for (name,) in db.execute(former, (source.name,)).fetchall():
+                    _empty(db, name)
                 db.execute("DELETE FROM sources WHERE role = 'data' AND name <> ?", (source.name,))
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('data', ?)", (data_mark(source.name, sha256),))
             else:  # a newer upload of the data file is still what the next data file replaces
@@ -179,7 +189,7 @@ class Ledger:
                 role = "data" if db.execute(held, (source.name,)).fetchone() else role
             values = (source.name, sha256, role, receipt.model_dump_json())
             db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?)", values)
-            db.execute("DELETE FROM contents WHERE source = ?", (source.name,))
+            _empty(db, source.name)
             db.executemany(
                 "INSERT INTO contents VALUES (?, ?, ?)",
                 [(source.name, p.id, f"{source.name}, {p.place}") for p in source.passages.values()],
@@ -189,14 +199,16 @@ class Ledger:
             )
             _part_with_orphans(db)
             db.execute("DELETE FROM meta WHERE key = 'building'")
+            self._commits += 1
 
     def remove(self, name: str) -> bool:
         """Take a source out; return whether it was there. A data file that is as it was is not indexed again."""
         with self._transaction() as db:
             there = db.execute("DELETE FROM sources WHERE name = ?", (name,)).rowcount > 0
-            db.execute("DELETE FROM contents WHERE source = ?", (name,))
+            _empty(db, name)
             _part_with_orphans(db)
             db.execute("DELETE FROM meta WHERE key = 'building'")
+            self._commits += 1
         return there
 
     def forget(self) -> None:
@@ -236,11 +248,18 @@ class Ledger:
                 raise
 
 
+def _empty(db: sqlite3.Connection, source: str) -> None:
+    """Take all passages from a source, and note them as pending: no other source may have them."""
+    db.execute("INSERT OR IGNORE INTO pending SELECT passage FROM contents WHERE source = ?", (source,))
+    db.execute("DELETE FROM contents WHERE source = ?", (source,))
+
+
 def _part_with_orphans(db: sqlite3.Connection) -> None:
-    """Take out the passages that no source has any more, and note them as garbage of the store."""
-    orphans = "FROM passages WHERE id NOT IN (SELECT passage FROM contents)"
-    db.execute(f"INSERT OR IGNORE INTO pending SELECT id {orphans}")
-    db.execute(f"DELETE {orphans}")
+    """Take out those of the pending passages that no source has any more; pending, they are garbage of the store."""
+    db.execute(
+        "DELETE FROM passages WHERE id IN (SELECT id FROM pending) AND id NOT IN (SELECT passage FROM contents"
+        " WHERE passage IN (SELECT id FROM pending))"
+    )
 
 
 def data_mark(name: str, sha256: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event, Lock
@@ -30,6 +30,8 @@ OpenStore = Callable[[RetrieverSettings, int, bool, int], Store]
 BATCH = 64
 DEPTH = 50
 """How many of each ranking go into the fusion."""
+TRIES = 5
+"""How often a search begins anew because a source was taken or removed meanwhile."""
 REMOTE = "openai:"
 """Begins the name of a model that a server has."""
 log = logging.getLogger("asktwice")
@@ -198,10 +200,22 @@ class Retriever:
         unknown = [name for name in sources or () if self._ledger.receipt(name) is None]
         if unknown:
             raise NotFound(f"{unknown[0]} is not in the index. GET /documents (asktwice index --list) tells what is.")
-        by_dense, by_sparse = self.rankings(query, top_k, sources)
-        if not self._is_close(query, by_dense, by_sparse):
+        for _ in range(TRIES):
+            commits = self._ledger.commits
+            by_dense, by_sparse = self.rankings(query, top_k, sources)
+            is_close = self._is_close(query, by_dense, by_sparse)
+            hits = self.fuse(by_dense, by_sparse)
+            there = self._ledger.passages((hit.id for hit in hits[: max(top_k, RERANKED)]), sources)
+            if self._ledger.commits == commits:  # else neither what is new was ranked, nor is the former there
+                break
+        if not is_close:
             return []
-        return self._texts(self.rerank(query, self.fuse(by_dense, by_sparse))[:top_k], sources)
+        best = self._rerank(query, [hit for hit in hits if hit.id in there], there)[:top_k]
+        found = [(there[hit.id], hit.score) for hit in best]
+        return [
+            Passage(id=p.id, title=f"{p.source}, {p.place}", text=p.text, score=score, source=p.source, place=p.place)
+            for p, score in found
+        ]
 
     def fuse(self, by_dense: list[Hit], by_sparse: list[Hit]) -> list[Hit]:
         """Return one ranking of both, the embedding's counting as much as it is worth."""
@@ -209,11 +223,8 @@ class Retriever:
 
     def rerank(self, query: str, hits: list[Hit]) -> list[Hit]:
         """Return the first :data:`RERANKED` hits in the reranker's order; where there is none, all as they are."""
-        if self._reranker is None:
-            return hits
         there = self._ledger.passages(hit.id for hit in hits[:RERANKED])
-        kept = [hit for hit in hits[:RERANKED] if hit.id in there]
-        return self._reranker.rank(query, kept, [there[hit.id].text for hit in kept])
+        return self._rerank(query, hits, there)
 
     def rankings(self, query: str, top_k: int, sources: Sequence[str] | None = None) -> tuple[list[Hit], list[Hit]]:
         """Return what is best by the embedding, at least ``top_k`` where there are as many, and what is by BM25.
@@ -223,7 +234,7 @@ class Retriever:
         Raises:
             IndexEmpty, InvalidInput, Unavailable: as :meth:`search`.
         """
-        if self._ledger.count() == 0:
+        if self._ledger.is_empty():
             raise IndexEmpty("Nothing is indexed yet. Run: asktwice index FILE (or POST a file to /documents).")
         dense = self._embedder.encode_queries([query])[0]
         sparse = encode_query(query)
@@ -266,12 +277,11 @@ class Retriever:
         self._sweep()
         if self._ledger.meta("analysis") != ANALYSIS:
             self._analyse_again(progress)
-        if self._store.count() != self._ledger.count():
-            missing = self._store.missing(self._ledger.all_ids())
-            if missing:
-                if not anew:
-                    log.warning("%d passages are not in the vector store and are written again", len(missing))
-                self._write(list(self._ledger.passages(missing).values()), progress)
+        # Whatever their counts are: a store may be that of an older backup, or of before another one was in use.
+        if missing := self._store.missing(self._ledger.all_ids()):
+            if not anew:
+                log.warning("%d passages are not in the vector store and are written again", len(missing))
+            self._write(list(self._ledger.passages(missing).values()), progress)
 
     def _analyse_again(self, progress: Progress) -> None:
         """Count the words of all passages in the present way; where that cannot be now, the former way still finds."""
@@ -283,13 +293,11 @@ class Retriever:
         except Unavailable as error:
             log.warning("the words of passages stay counted in the former way for now: %s", error.detail)
 
-    def _texts(self, hits: list[Hit], sources: Sequence[str] | None) -> list[Passage]:
-        there = self._ledger.passages((hit.id for hit in hits), sources)
-        found = [(there[hit.id], hit.score) for hit in hits if hit.id in there]
-        return [
-            Passage(id=p.id, title=f"{p.source}, {p.place}", text=p.text, score=score, source=p.source, place=p.place)
-            for p, score in found
-        ]
+    def _rerank(self, query: str, hits: list[Hit], there: Mapping[str, SourcePassage]) -> list[Hit]:
+        if self._reranker is None:
+            return hits
+        kept = [hit for hit in hits[:RERANKED] if hit.id in there]
+        return self._reranker.rank(query, kept, [there[hit.id].text for hit in kept])
 
     def _write(self, passages: list[SourcePassage], progress: Progress) -> None:
         """Embed passages and write them to the store; durable on return."""

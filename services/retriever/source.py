@@ -3,7 +3,7 @@
 import re
 import unicodedata
 import uuid
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -20,6 +20,7 @@ MAX_ROW_CHARS = 8_000
 """A row's context is one passage, as its author cut it, unless it is longer than this."""
 MAX_PDF_BYTES = 50_000_000
 _PASSAGES = uuid.UUID("6d0c7a55-2f0e-5d3b-9a43-5f1d2b8f7e10")
+_LATIN = ("iso-8859-1", "iso8859-1", "latin1", "latin-1", "ascii", "us-ascii")
 _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w-]+)|<\?xml[^>]+encoding\s*=\s*["']([\w-]+)""", re.I)
 
 
@@ -116,12 +117,9 @@ def _read_workbook(name: str, content: bytes, splitter: Splitter, encoding: str 
     source = Source(name)
     refusals = []
     for sheet, records in extract(name, ".xlsx", content).sheets.items():
-        width = max(map(len, records), default=0)
         table = Table(f"{name}, sheet {sheet}", "xlsx", "")
         try:
-            take_records(
-                table, iter([row + [""] * (width - len(row)) for row in records]), ("context",), ("question", "answer")
-            )
+            take_records(table, _as_wide_as_the_header(records), ("context",), ("question", "answer"))
         except InvalidInput as refusal:
             refusals.append(refusal)
             continue
@@ -129,6 +127,13 @@ def _read_workbook(name: str, content: bytes, splitter: Splitter, encoding: str 
     if not source.accepted:
         raise refusals[0] if refusals else InvalidInput(f"{name} has no valid row ({source.read} read).")
     return source
+
+
+def _as_wide_as_the_header(records: list[list[str]]) -> Iterator[list[str]]:
+    """Yield rows with the empty cells that a sheet has at their ends, which are not stored; longer ones as they are."""
+    width = next(filter(None, map(len, records)), 0)
+    for record in records:
+        yield record + [""] * (width - len(record))
 
 
 def _add_table(source: Source, table: Table, splitter: Splitter, where: str = "") -> None:
@@ -151,7 +156,9 @@ def _read_records(name: str, content: bytes, splitter: Splitter, encoding: str |
     """JSON and Parquet: a row may hold several passages, as MS MARCO's do."""
     source = Source(name)
     seen: set[tuple[str, ...]] = set()
-    for number, texts in enumerate(knowledge_rows(content, name, encoding), 1):
+    is_parquet = PurePath(name).suffix.lower() == ".parquet"
+    rows = extract(name, ".parquet", content).rows if is_parquet else knowledge_rows(content, name, encoding)
+    for number, texts in enumerate(rows, 1):
         source.read += 1
         if isinstance(texts, str):
             source.rejected += 1
@@ -187,6 +194,8 @@ def _read_html(name: str, content: bytes, splitter: Splitter, encoding: str | No
             content.decode("utf-8")  # as it then is, whatever is declared
         except UnicodeDecodeError:
             encoding = (declared[1] or declared[2]).decode()
+            if encoding.lower() in _LATIN:
+                encoding = "cp1252"  # as browsers do: https://encoding.spec.whatwg.org/#names-and-labels
     text, _ = decode(content, name, encoding)
     return _of_prose(name, extract(name, ".html", text.encode()).paragraphs, splitter)
 

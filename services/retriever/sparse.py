@@ -20,6 +20,8 @@ ANALYSIS = "pymorphy3+snowball, k1 0.9, b 0.4"
 K1 = 0.9
 B = 0.4
 """Pyserini's defaults for passages (Lin et al., SIGIR 2021): passages of much the same length need little of ``B``."""
+LONG_WORD = 100
+"""Characters from which on a word has no other forms, and is not remembered."""
 AVERAGE_WORDS = 128
 """Stands in for the mean length of a passage in words. A constant, so that a stored vector never has to change when
 other passages come or go; it is the length at which a passage is neither favoured nor held back."""
@@ -35,15 +37,19 @@ class SparseVector:
 
 def encode_passage(text: str) -> SparseVector:
     """Return the BM25 weights of a passage's words, without IDF."""
-    counts = Counter(map(_word_id, words(text)))
+    counts = Counter(map(_id_of, words(text)))
     norm = K1 * (1 - B + B * counts.total() / AVERAGE_WORDS)
     return SparseVector(list(counts), [tf * (K1 + 1) / (tf + norm) for tf in counts.values()])
 
 
 def encode_query(text: str) -> SparseVector:
     """Return each different word of a query once, with weight 1."""
-    ids = list(dict.fromkeys(map(_word_id, words(text))))
+    ids = list(dict.fromkeys(map(_id_of, words(text))))
     return SparseVector(ids, [1.0] * len(ids))
+
+
+def _id_of(word: str) -> int:
+    return _word_id(word) if len(word) <= LONG_WORD else zlib.crc32(word.encode())
 
 
 @lru_cache(maxsize=200_000)

@@ -107,3 +107,13 @@ def test_nothing_can_be_built_again_where_nothing_is(tmp_path: Path) -> None:
     assert not (tmp_path / "home" / "indexes").exists()
     done = index(tmp_path / "home", "--reindex", "--url", "http://127.0.0.1:9")
     assert "ASKTWICE_REINDEX" in done.stderr
+
+
+def test_two_files_of_one_name_are_not_taken_for_one_document(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "faq.csv").write_text(f"context\nТекст {folder}.\n", encoding="utf-8")
+    done = index(tmp_path / "home", tmp_path / "x" / "faq.csv", tmp_path / "y" / "faq.csv")
+    assert done.returncode != 0
+    assert "would both be the document faq.csv" in done.stderr
+    assert index(tmp_path / "home", tmp_path / "x" / "faq.csv", tmp_path / "x" / "faq.csv").returncode == 0

@@ -7,9 +7,7 @@ import sys
 import tempfile
 
 from contracts.errors import InvalidInput
-from services.retriever.reading.formats import MEMORY_BYTES, Extract
-
-SECONDS = 30
+from services.retriever.reading.formats import Bounds, Extract, bounds_of
 
 
 def extract(name: str, suffix: str, content: bytes) -> Extract:
@@ -27,20 +25,23 @@ def extract(name: str, suffix: str, content: bytes) -> Extract:
         given.write(content)
         given.seek(0)
         command = [sys.executable, "-m", "services.retriever.reading.formats", suffix]
+        bounds = bounds_of(suffix)
         try:
             done = subprocess.run(
                 command,
                 stdin=given,
                 stdout=printed,
                 stderr=subprocess.PIPE,
-                timeout=SECONDS,
+                timeout=bounds.seconds,
                 check=False,
                 env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # none of the parent's keys
             )
         except subprocess.TimeoutExpired:
-            raise InvalidInput(f"{name} could not be read within {SECONDS} s. Split it, or save it anew.") from None
+            raise InvalidInput(
+                f"{name} could not be read within {bounds.seconds} s. Split it, or save it anew."
+            ) from None
         if done.returncode != 0:
-            raise InvalidInput(f"{name} cannot be read: {_why(done)}. Save it anew, or as another type.")
+            raise InvalidInput(f"{name} cannot be read: {_why(done, bounds)}. Save it anew, or as another type.")
         printed.seek(0)
         found = Extract.model_validate_json(printed.read())
     if found.refused:
@@ -48,8 +49,8 @@ def extract(name: str, suffix: str, content: bytes) -> Extract:
     return found
 
 
-def _why(done: "subprocess.CompletedProcess[bytes]") -> str:
+def _why(done: "subprocess.CompletedProcess[bytes]", bounds: Bounds) -> str:
     last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or [""])[-1]
     if done.returncode < 0 or "MemoryError" in last:
-        return f"it needs more than {MEMORY_BYTES / 1e9} GB of memory, {SECONDS} s, or what no reader gives it"
+        return f"it needs more than {bounds.memory / 1e9} GB of memory, {bounds.seconds} s, or what no reader gives it"
     return last[:200] or f"exit {done.returncode}"

@@ -8,9 +8,9 @@ import re
 import resource
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, time
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from pydantic import BaseModel
 
@@ -18,10 +18,18 @@ from contracts.encoding import CONTROL
 from contracts.retrieval import RowError
 from services.retriever.reading.prose import Paragraph
 
-CPU_SECONDS = 30
-MEMORY_BYTES = 1_500_000_000
-MAX_TEXT_BYTES = 200_000_000
-"""Of what is printed."""
+
+class Bounds(NamedTuple):
+    """What a file may take from its reader: seconds, bytes of memory, bytes of what is printed."""
+
+    seconds: int
+    memory: int
+    printed: int
+
+
+BOUNDS = Bounds(30, 1_500_000_000, 200_000_000)
+TABLE_BOUNDS = Bounds(120, 4_000_000_000, 1_500_000_000)
+"""Of Parquet, which is the one type of knowledge by the million."""
 MAX_UNPACKED_BYTES = 500_000_000
 MAX_ENTRIES = 10_000
 MAX_PAGES = 5_000
@@ -38,6 +46,14 @@ _INLINE = {
     "u", "var", "wbr",
 }  # fmt: skip
 _CELLS = {"td", "th"}
+_DATA_CELL = 500
+"""Characters of a cell at most for its blocks to be the lines of one cell; what is longer lays out a page."""
+_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_WHITE = {_W + "tab": "\t", _W + "br": "\n", _W + "cr": "\n", _W + "noBreakHyphen": "-"}
+_UNSEEN = {
+    *(_W + name for name in ("del", "moveFrom", "pPr", "rPr", "sdtPr", "txbxContent")),
+    "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback",
+}
 
 
 class Extract(BaseModel):
@@ -48,6 +64,8 @@ class Extract(BaseModel):
     """How many there were, with those that hold nothing."""
     rejected: list[RowError] = []
     sheets: dict[str, list[list[str]]] = {}
+    rows: list[list[str] | str] = []
+    """Of a table whose rows may hold several texts; why a row has none."""
     refused: str | None = None
 
 
@@ -123,19 +141,50 @@ def read_docx(file: BinaryIO) -> Extract:
     except (PackageNotFoundError, KeyError, ValueError, SyntaxError):
         raise Refused("is not a DOCX, or is damaged. Save it anew.") from None
     document = _Document()
-    for block in opened.iter_inner_content():
+    for block in _blocks(opened.element.body, opened):
         if isinstance(block, Table):
-            rows = [list(dict.fromkeys(cell.text.strip() for cell in row.cells)) for row in block.rows]
-            document.paragraph("\n".join(" | ".join(filter(None, cells)) for cells in rows))
+            # A cell that goes over several columns is there several times.
+            rows = [list({cell._tc: _paragraphs(cell._tc) for cell in row.cells}.values()) for row in block.rows]
+            document.paragraph("\n".join(" | ".join(cells) for cells in rows if any(cells)))
             continue
         style = (block.style.name or "") if block.style is not None else ""
+        text = "".join(_words(block._p))
         if level := _HEADING_STYLE.match(style):
-            document.heading(int(level[1]), block.text)
+            document.heading(int(level[1]), text)
         elif style == "Title":
-            document.heading(0, block.text)
+            document.heading(0, text)
         else:
-            document.paragraph(block.text)
+            document.paragraph(text)
     return document.extract()
+
+
+def _blocks(body: Any, parent: Any) -> Iterator[Any]:
+    """Yield the paragraphs and tables of a DOCX, those in content controls and tracked insertions as well."""
+    from docx.table import Table
+    from docx.text.paragraph import Paragraph
+
+    for child in body:
+        if child.tag == _W + "p":
+            yield Paragraph(child, parent)
+        elif child.tag == _W + "tbl":
+            yield Table(child, parent)
+        elif child.tag not in _UNSEEN:
+            yield from _blocks(child, parent)
+
+
+def _paragraphs(cell: Any) -> str:
+    return " ".join(filter(None, ("".join(_words(paragraph)).strip() for paragraph in cell.iter(_W + "p"))))
+
+
+def _words(element: Any) -> Iterator[str]:
+    """Yield the text of a paragraph as it is read when every tracked change is accepted."""
+    for child in element:
+        if child.tag == _W + "t":
+            yield child.text or ""
+        elif child.tag in _WHITE:
+            yield _WHITE[child.tag]
+        elif child.tag not in _UNSEEN:
+            yield from _words(child)
 
 
 def read_xlsx(file: BinaryIO) -> Extract:
@@ -153,7 +202,7 @@ def read_xlsx(file: BinaryIO) -> Extract:
         sheets = {}
         for sheet in book.worksheets:
             sheet.reset_dimensions()  # what a file says of its size need not be so
-            sheets[str(sheet.title)] = [[_cell(value) for value in row] for row in sheet.iter_rows(values_only=True)]
+            sheets[str(sheet.title)] = [_filled(row) for row in sheet.iter_rows()]
     except (InvalidFileException, KeyError, ValueError, TypeError, SyntaxError, OSError):
         raise Refused("is not an XLSX, or is damaged. Save it anew.") from None
     return Extract(sheets=sheets)
@@ -168,6 +217,7 @@ def read_html(file: BinaryIO) -> Extract:
     if (title := tree.css_first("title")) is not None:
         document.heading(0, title.text())
     words: list[str] = []
+    in_cell = False
 
     def flush() -> None:
         document.paragraph(_SPACES.sub(" ", "".join(words)).strip(" |"))
@@ -180,25 +230,48 @@ def read_html(file: BinaryIO) -> Extract:
         if node is None:
             continue
         tag = node.tag
+        if tag == "-comment":
+            continue
         if tag == "-text":
             words.append(node.text_content or "")
             continue
         if tag in _HIDDEN:
             continue
         if entered:
-            if tag not in _INLINE and tag not in _CELLS:
-                flush()
+            if tag in _CELLS and not in_cell:
+                in_cell = node.css_first("table, h1, h2, h3, h4, h5, h6") is None and len(node.text()) <= _DATA_CELL
+            elif tag not in _INLINE and tag not in _CELLS:
+                words.append(" ") if in_cell else flush()
             stack.append((node, False))
             stack += [(child, True) for child in reversed(list(node.iter(include_text=True)))]
         elif tag in _HEADINGS:
             document.heading(_HEADINGS[tag], "".join(words))
             words.clear()
         elif tag in _CELLS:
+            in_cell = False
             words.append(" | ")
-        elif tag not in _INLINE:
+        elif tag not in _INLINE and not in_cell:
             flush()
     flush()
     return document.extract()
+
+
+def read_parquet(file: BinaryIO) -> Extract:
+    """Return the texts of each row; see :func:`contracts.dataset.knowledge_rows`.
+
+    Raises:
+        Refused: it is no Parquet, is damaged, or has none of the columns.
+    """
+    from contracts.dataset import knowledge_rows
+    from contracts.errors import InvalidInput
+
+    name = "It.parquet"
+    try:
+        return Extract(rows=list(knowledge_rows(file.read(), name)))
+    except InvalidInput as refusal:
+        if "alloc" in refusal.detail:  # as Arrow says that there is no memory
+            raise MemoryError from None
+        raise Refused(refusal.detail.removeprefix(name).lstrip(": ")) from None
 
 
 def _check_archive(file: BinaryIO) -> None:
@@ -219,6 +292,14 @@ def _check_archive(file: BinaryIO) -> None:
         raise Refused(f"would unpack to more than {MAX_UNPACKED_BYTES // 1_000_000} MB or {MAX_ENTRIES:,} files.")
 
 
+def _filled(row: Sequence[Any]) -> list[str]:
+    """Return a row's cells up to the last one that is filled: one in column XFD makes sixteen thousand of each row."""
+    cells = [_cell(cell.value) if cell.data_type != "e" else "" for cell in row]
+    while cells and not cells[-1].strip():
+        cells.pop()
+    return cells
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
@@ -229,21 +310,28 @@ def _cell(value: object) -> str:
     return str(value)
 
 
+def bounds_of(suffix: str) -> Bounds:
+    """Return what a file of this type may take."""
+    return TABLE_BOUNDS if suffix == ".parquet" else BOUNDS
+
+
 def _reject(found: Extract, number: int, reason: str) -> None:
     found.rejected.append(RowError(row=number, reason=reason))
 
 
 def main() -> None:
     """Read one file under the bounds."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_TEXT_BYTES, MAX_TEXT_BYTES))
+    bounds = bounds_of(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (bounds.memory, bounds.memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (bounds.seconds, bounds.seconds))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bounds.printed, bounds.printed))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     readers: dict[str, Callable[[BinaryIO], Extract]] = {
         ".pdf": read_pdf,
         ".docx": read_docx,
         ".xlsx": read_xlsx,
         ".html": read_html,
+        ".parquet": read_parquet,
     }
     try:
         found = readers[sys.argv[1]](sys.stdin.buffer)

@@ -14,6 +14,8 @@ BUDGET = 256
 """Tokens of a passage at most, where the embedding reads as many: as long as what embeddings are trained on."""
 CHARACTERS = 1000
 """Of a passage at most where there is no tokenizer: about ``BUDGET`` tokens."""
+LONGEST = 12
+"""Characters that a token stands for at most, on the average of a passage."""
 SHORT = 0.2
 """Paragraphs are joined until they have this share of the most: one line alone says too little to be found by."""
 _BLANK_LINES = re.compile(r"\n\s*\n")
@@ -60,14 +62,18 @@ class Splitter:
         return cls(tokenizer, max(16, min(BUDGET, window)))
 
     def length(self, text: str) -> int:
-        return len(self.tokenizer.encode(text, add_special_tokens=False)) if self.tokenizer else len(text)
+        if self.tokenizer is None:
+            return len(text)
+        return max(len(self.tokenizer.encode(text, add_special_tokens=False)), len(text) // LONGEST)
 
     def split(self, text: str, most: int | None = None) -> list[str]:
         """Cut a text at its largest joints (lines, sentences, words) into pieces of at most ``most``."""
         most = max(most or self.most, 8)
-        if self.tokenizer:
-            return TextSplitter.from_huggingface_tokenizer(self.tokenizer, most).chunks(text)
-        return TextSplitter(most).chunks(text)
+        if self.tokenizer is None:
+            return TextSplitter(most).chunks(text)
+        chunks = TextSplitter.from_huggingface_tokenizer(self.tokenizer, most).chunks(text)
+        by_characters = TextSplitter(LONGEST * most)  # a word that a vocabulary has not may be one token, however long
+        return [part for chunk in chunks for part in by_characters.chunks(chunk)]
 
     def pieces(self, paragraphs: Sequence[Paragraph], by_unit: bool = False) -> Iterator[Piece]:
         """Yield passages: none goes over a heading, each begins with the one it is under.

@@ -136,6 +136,12 @@ def test_a_file_of_an_unsure_encoding_is_asked_about_with_previews(empty: httpx.
     assert {"field": "encoding", "message": "cp1252: Größe für Straßenbahn"} in asked.json()["errors"]
     assert empty.get("/documents").json() == {"documents": []}
     assert empty.post("/documents", files={"file": file}, data={"encoding": "cp1252"}).status_code == 200
+    assert empty.post("/documents", files={"file": file}, data={"encoding": ""}).status_code == 422  # as if not named
+    assert "not certain" in empty.post("/documents", files={"file": file}, data={"encoding": ""}).json()["detail"]
+    found = empty.post("/search", json={"query": "дом", "sources": ["x"]})
+    assert found.status_code == 404
+    half = empty.post("/search", content=b'{"query": "x", "sources": ["\\ud800"]}')
+    assert half.status_code == 422
     assert empty.post("/search", json={"query": "Größe"}).json()["results"][0]["text"] == "Größe für Straßenbahn"
 
 

@@ -3,16 +3,22 @@
 import io
 import os
 import random
+import resource
+import struct
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import docx
 import openpyxl
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from contracts.errors import InvalidInput
 from services.retriever.reading import child
+from services.retriever.reading.formats import BOUNDS
 from services.retriever.retriever import Retriever
 from services.retriever.settings import RetrieverSettings
 from services.retriever.source import TABLES, TEXTS, read_source
@@ -59,7 +65,7 @@ def test_what_fills_the_memory_ends_the_child_alone() -> None:
 
 def test_what_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = workbook({"a": [["context"], *([f"Строка {n}"] for n in range(40_000))]})
-    monkeypatch.setattr(child, "SECONDS", 0.5)
+    monkeypatch.setattr(child, "bounds_of", lambda _: BOUNDS._replace(seconds=0.5))
     begun = time.monotonic()
     with pytest.raises(InvalidInput, match=r"could not be read within 0\.5 s"):
         read_source("a.xlsx", slow)
@@ -158,3 +164,71 @@ def test_a_workbook_that_lies_about_its_size(tmp_path: Path) -> None:
     source = read_source("a.xlsx", rezipped(content, "xl/worksheets/sheet1.xml", liar))
     assert [p.text for p in source.passages.values()] == ["Текст."]
     assert openpyxl.load_workbook(io.BytesIO(content)).sheetnames == ["a"]
+
+
+def test_a_stray_cell_in_the_last_column_does_not_widen_every_row() -> None:
+    book = openpyxl.Workbook(write_only=True)
+    sheet = book.create_sheet("a")
+    sheet.append(["context"])
+    for number in range(3_000):
+        sheet.append([f"Запись {number}."])
+    sheet.append(["x"] + [None] * 16_382 + ["y"])
+    content = saved(book.save)
+    tracemalloc.start()
+    receipt = read_source("a.xlsx", content).receipt(set())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (receipt.accepted, receipt.rejected) == (3_000, 1)
+    assert peak < 50_000_000
+
+
+def test_a_parquet_of_a_kilobyte_does_not_take_the_memory_of_the_service() -> None:
+    references = 100 * 60
+    text = pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array([0] * references, pyarrow.int32()), pyarrow.array(["я" * 500_000])
+    )
+    lists = pyarrow.ListArray.from_arrays(pyarrow.array(range(0, references + 1, 60), pyarrow.int32()), text)
+    passages = pyarrow.StructArray.from_arrays([lists], ["passage_text"])
+    file = io.BytesIO()
+    parquet.write_table(
+        pyarrow.table({"passages": passages}), file, compression="zstd", write_statistics=False, store_schema=False
+    )
+    content = file.getvalue()
+    assert len(content) < 1_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InvalidInput, match=r"memory|characters"):
+        read_source("a.parquet", content)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
+
+
+def test_what_an_archive_says_of_its_sizes_is_not_believed() -> None:
+    large = rezipped(document(), "word/document.xml", WORD % (b"<w:p/>" * 40_000_000))
+    size = struct.pack("<I", 240_000_000 + len(WORD % b""))
+    assert large.count(size) >= 1
+    with pytest.raises(InvalidInput):
+        read_source("a.docx", large.replace(size, struct.pack("<I", 1_000)))
+
+
+def test_a_pdf_that_takes_very_long_to_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "bounds_of", lambda _: BOUNDS._replace(seconds=2))
+    form = b"q /Fm0 Do Q " * 30
+    slow = pdf_of_forms(form, depth=12)
+    begun = time.monotonic()
+    with pytest.raises(InvalidInput, match=r"could not be read within 2 s|no text|damaged"):
+        read_source("a.pdf", slow)
+    assert time.monotonic() - begun < 20
+
+
+def pdf_of_forms(content: bytes, depth: int) -> bytes:
+    """Return a page that draws a form, which draws the next one many times, and so on."""
+    parts = [b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>"]
+    resources = b"/Resources << /XObject << /Fm0 %d 0 R >> >>"
+    parts.append(b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] " + resources % 5 + b" /Contents 4 0 R >>")
+    parts.append(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content))
+    for number in range(depth):
+        last = number == depth - 1
+        inside = b"BT (text) Tj ET" if last else content
+        head = b"<< /Type /XObject /Subtype /Form /BBox [0 0 9 9] %s /Length %d >>\nstream\n%s\nendstream"
+        parts.append(head % (b"" if last else resources % (6 + number), len(inside), inside))
+    file = b"%PDF-1.7\n" + b"".join(b"%d 0 obj\n%s\nendobj\n" % (n, part) for n, part in enumerate(parts, 1))
+    return file + b"trailer << /Root 1 0 R /Size %d >>\n%%%%EOF" % (len(parts) + 1)

@@ -8,6 +8,7 @@ import docx
 import openpyxl
 import pyarrow
 import pytest
+from docx.oxml import parse_xml
 from matplotlib import rc_context
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
@@ -175,3 +176,68 @@ def test_markdown_is_read_as_markdown() -> None:
 
 def test_the_encoding_can_be_named() -> None:
     assert places(read_source("a.txt", "Größe".encode("cp1252"), encoding="cp1252")) == [("paragraph 1", "Größe")]
+
+
+def test_a_table_of_word_keeps_the_places_of_its_cells() -> None:
+    made = docx.Document()
+    table = made.add_table(0, 4)
+    for line in ("Тариф|Январь|Февраль|Март", "Базовый|1000|1000|2000", "Полный|||3"):
+        for cell, value in zip(table.add_row().cells, line.split("|"), strict=True):
+            cell.text = value
+    wide = table.add_row().cells
+    wide[1].merge(wide[3]).text = "нет"
+    wide[0].text = "Старый"
+    [passage] = read_source("a.docx", saved(made.save)).passages.values()
+    assert passage.text.splitlines() == [
+        "Тариф | Январь | Февраль | Март",
+        "Базовый | 1000 | 1000 | 2000",
+        "Полный |  |  | 3",
+        "Старый | нет",
+    ]
+
+
+def test_tracked_insertions_and_content_controls_of_word_are_read_and_deletions_are_not() -> None:
+    word = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    made = docx.Document()
+    paragraph = made.add_paragraph("Курс стоит ")
+    inserted = f'<w:ins {word} w:id="1" w:author="a"><w:r><w:t>45 000</w:t></w:r></w:ins>'
+    deleted = f'<w:del {word} w:id="2" w:author="a"><w:r><w:delText>9</w:delText></w:r></w:del>'
+    for xml in (inserted, deleted):
+        paragraph._p.append(parse_xml(xml))
+    paragraph.add_run(" рублей.")
+    control = f"<w:sdt {word}><w:sdtContent><w:p><w:r><w:t>Договор 17.</w:t></w:r></w:p></w:sdtContent></w:sdt>"
+    made.element.body.insert(0, parse_xml(control))
+    [passage] = read_source("a.docx", saved(made.save)).passages.values()
+    assert passage.text == "Договор 17.\n\nКурс стоит 45 000 рублей."
+
+
+def test_comments_and_blocks_in_cells_do_not_part_a_text_of_html() -> None:
+    page = """<body><p>Цена: <!-- -->45 000<!-- --> рублей за <b>кур</b>с<!-- -->ы</p>
+      <table><tr><td><p>Курс A</p></td><td><p>1000</p></td></tr><tr><td>Курс B</td><td>2000</td></tr></table>"""
+    [passage] = read_source("a.html", page.encode()).passages.values()
+    assert passage.text.split("\n\n") == ["Цена: 45 000 рублей за курсы", "Курс A | 1000", "Курс B | 2000"]
+
+
+def test_a_table_that_lays_out_a_page_of_html_is_parted_as_the_page_is() -> None:
+    cells = f"<td><h2>Первое</h2><p>{'один ' * 200}</p></td><td><p>{'два ' * 200}</p><p>три</p></td>"
+    page = f"<table><tr>{cells}</tr></table>"
+    texts = [passage.text.split() for passage in read_source("a.html", page.encode()).passages.values()]
+    assert not any({"один", "два"} <= set(text) for text in texts)
+
+
+def test_errors_of_a_spreadsheet_are_no_knowledge() -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    for value in ("context", "#N/A", "#REF!", "Текст."):
+        sheet.append([value])
+    receipt = read_source("a.xlsx", saved(book.save)).receipt(set())
+    assert (receipt.read, receipt.accepted) == (1, 1)
+
+
+def test_html_that_declares_latin_1_is_read_as_browsers_read_it() -> None:
+    page = "<meta charset=iso-8859-1><p>“45” €</p>".encode("cp1252")
+    [passage] = read_source("a.html", page).passages.values()
+    assert passage.text == "“45” €"
+    with pytest.raises(InvalidInput, match="is not known"):
+        read_source("a.html", b"<meta charset=unicode_escape><p>\xff\\ud800")

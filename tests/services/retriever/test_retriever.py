@@ -1,14 +1,20 @@
 """What goes in comes out, over both stores: once, durably, and only while a source has it."""
 
+import os
+import shutil
+import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
+from typing import Literal
 
 import pytest
 
 from contracts.errors import IndexEmpty, IndexMismatch, InvalidInput, NotFound, Unavailable
-from services.retriever.embedding import HashedNgrams, Vectors
+from services.retriever.embedding import HashedNgrams, Vectors, _ngrams
+from services.retriever.fusion import Hit
 from services.retriever.retriever import Retriever
 from services.retriever.settings import RetrieverSettings
 from services.retriever.source import passage_id
@@ -429,3 +435,94 @@ def test_a_search_in_some_of_the_documents(
     assert len(retriever.search("сколько стоит курс", 20, ["цены.csv", "много.csv"])) == 20
     with pytest.raises(NotFound, match=r"нет\.csv is not in the index"):
         retriever.search("курс", 3, ["цены.csv", "нет.csv"])
+
+
+@pytest.mark.parametrize("reranks", [False, True])
+def test_a_search_finds_one_version_of_a_source_that_is_being_replaced(
+    settings: RetrieverSettings, table: Table, monkeypatch: pytest.MonkeyPatch, reranks: bool
+) -> None:
+    class Slow:
+        def rank(self, query: str, hits: list[Hit], texts: Sequence[str]) -> list[Hit]:
+            time.sleep(0.02)
+            return list(hits)
+
+    retriever = Retriever.open(settings)
+    if reranks:
+        monkeypatch.setattr(retriever, "_reranker", Slow())
+    retriever.ingest("other.csv", table(["Домашние задания проверяют наставники."]))
+    versions = [table([f"Курс аналитики стоит {price} рублей."]) for price in (45_000, 60_000)]
+    retriever.ingest("price.csv", versions[0])
+    found: Counter[int] = Counter()
+    done = Event()
+
+    def search() -> None:
+        while not done.is_set():
+            found[sum("стоит" in text for text in texts(retriever, "сколько стоит курс аналитики", 3))] += 1
+
+    searchers = [Thread(target=search) for _ in range(3)]
+    for searcher in searchers:
+        searcher.start()
+    for number in range(60):
+        retriever.ingest("price.csv", versions[number % 2])
+        time.sleep(0.01)
+    done.set()
+    for searcher in searchers:
+        searcher.join()
+    retriever.close()
+    assert set(found) == {1}, found
+    assert found[1] > 30
+
+
+def test_a_store_of_before_is_not_taken_for_todays_because_it_holds_as_many(
+    settings: RetrieverSettings, table: Table
+) -> None:
+    retriever = Retriever.open(settings)
+    retriever.ingest("a.csv", table(["Старая запись."]))
+    retriever.close()
+    exact = Retriever.open(settings.model_copy(update={"store": "faiss"}))
+    exact.ingest("a.csv", table(["Новая запись."]))
+    exact.close()
+    retriever = Retriever.open(settings)
+    assert texts(retriever, "новая запись") == ["Новая запись."]
+    retriever.close()
+
+
+@pytest.mark.parametrize("store", ["edge", "faiss"])
+def test_whatever_file_of_a_store_is_damaged_it_is_made_again(
+    settings: RetrieverSettings, table: Table, store: Literal["edge", "faiss"]
+) -> None:
+    settings = settings.model_copy(update={"store": store})
+    retriever = Retriever.open(settings)
+    retriever.ingest("a.csv", table([f"Запись номер {n}." for n in range(50)]))
+    retriever.close()
+    folder = next(settings.folder.glob("vectors-1" if store == "edge" else "faiss-1"))
+    shutil.copytree(folder, sound := settings.home / "sound")
+    files = [path.relative_to(sound) for path in sound.rglob("*") if path.is_file()]
+    for file in files:
+        shutil.rmtree(folder)
+        shutil.copytree(sound, folder)
+        os.truncate(folder / file, (folder / file).stat().st_size // 3)
+        retriever = Retriever.open(settings)
+        assert texts(retriever, "запись номер 7", 1) == ["Запись номер 7."], file
+        retriever.close()
+
+
+def test_a_store_whose_opening_ends_the_process_is_given_up(settings: RetrieverSettings, table: Table) -> None:
+    retriever = Retriever.open(settings)
+    retriever.ingest("a.csv", table(["Запись."]))
+    retriever.close()
+    attempts = settings.folder / "opening-vectors-1"
+    assert not attempts.exists()
+    attempts.write_bytes(b"..")  # as two processes left it that ended while they opened
+    (settings.folder / "vectors-1" / "strange").write_bytes(b"")
+    retriever = Retriever.open(settings)
+    assert texts(retriever, "запись") == ["Запись."]
+    assert not (settings.folder / "vectors-1" / "strange").exists()
+    assert not attempts.exists()
+    retriever.close()
+
+
+def test_long_words_are_not_remembered() -> None:
+    before = _ngrams.cache_info().currsize
+    HashedNgrams().encode_queries(["я" * 20_000, "q" * 41])
+    assert _ngrams.cache_info().currsize == before
