@@ -114,6 +114,20 @@ def bench_retriever_speed(data: Path, embedding: str | None, full: bool, as_json
     _print(found, as_json)
 
 
+def bench_verdict(runs: int, seed: int, as_json: bool) -> None:
+    """Simulate worlds whose truth is known, and print how often the verdict is right about them."""
+    from services.evaluator.verdict_bench import bench
+
+    with console.step(f"Simulated worlds, {runs:,} runs each") as advance:
+        figures = bench(runs, seed, advance)
+    cells = figures.pop("cells")
+    if not as_json:
+        for name, cell in cells.items():
+            named = f"{cell['named']:>9.4f}" if "named" in cell else " " * 9
+            print(f"{name:<40}{cell['coverage']:>9.4f}{named}")
+    _print(figures, as_json)
+
+
 def _print(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures))

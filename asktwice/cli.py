@@ -86,6 +86,11 @@ MethodOption = Annotated[
 RecipeOption = Annotated[str | None, typer.Option("--recipe", help="Recipe file or name. Default: the profile's.")]
 
 
+class Language(StrEnum):
+    ru = "ru"
+    en = "en"
+
+
 class Tracker(StrEnum):
     none = "none"
     tensorboard = "tensorboard"
@@ -291,6 +296,40 @@ def retriever(
         bench_retriever(quality, embedding, reranker, as_json)
     else:
         bench_retriever_speed(data, embedding, full, as_json)
+
+
+@bench.command("verdict", epilog="Example: `asktwice bench verdict --json`")
+def bench_of_the_verdict(
+    runs: Annotated[
+        int, typer.Option("--runs", min=20, help="Of each world; five times as many for intervals.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
+) -> None:
+    """How often the verdict is wrong, in simulated worlds whose truth is known: about five minutes."""
+    from asktwice.benching import bench_verdict
+
+    bench_verdict(runs, seed, as_json)
+
+
+@cli.command(epilog="Example: `asktwice verdict items.csv --json`")
+def verdict(
+    items: Annotated[Path, typer.Argument(help="CSV: item,cluster,arm,score, one row an answer, scores 0 to 1.")],
+    margin: Annotated[float, typer.Option("--margin", help="Differences up to this do not matter.")] = 0.05,
+    lang: Annotated[Language, typer.Option("--lang", help="Of the words.")] = Language.ru,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
+) -> None:
+    """Say who is better, from scores of any origin, as the evaluator would."""
+    from asktwice import judging
+    from contracts.verdict import VerdictSettings
+
+    if not 0 < margin < 0.5:
+        raise InvalidInput("--margin: a share above 0 and below 0.5, such as 0.05 for five percentage points.")
+    found = judging.verdict_of(items, VerdictSettings(margin=margin))
+    if as_json:
+        typer.echo(found.model_dump_json())
+    else:
+        judging.show(found, lang.value)
 
 
 @cli.command(epilog="Example: `asktwice index docs.csv handbook.pdf notes/`, `asktwice index --remove handbook.pdf`")

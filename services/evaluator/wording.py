@@ -1,0 +1,127 @@
+"""A verdict in words, Russian or English. No arm is called better where its interval holds zero."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from contracts.verdict import Contrast, Outcome, Verdict
+
+Language = Literal["ru", "en"]
+_TEXT: dict[str, dict[Language, str]] = {
+    "better": {
+        "ru": "Вывод: лучше {winner}. Разница с каждым из остальных больше, чем может дать случай.",
+        "en": "Verdict: {winner} is better. Its lead over each other arm is more than chance gives.",
+    },
+    "trade_off": {
+        "ru": "Вывод: выбор за вами. Точнее {winner}, но {arm} лучше по показателю «{measure}» ({interval}).",
+        "en": 'Verdict: a trade-off. {winner} is more accurate, but {arm} is better in "{measure}" ({interval}).',
+    },
+    "equivalent": {
+        "ru": "Вывод: {top} одинаково хороши: разница наверняка меньше {margin} п. п. Берите то, что дешевле.",
+        "en": "Verdict: {top} are equally good: the difference is surely below {margin} pp. Take the cheaper one.",
+    },
+    "not_enough_data": {
+        "ru": "Вывод: данных мало, чтобы назвать лучшего.",
+        "en": "Verdict: not enough data to name the better one.",
+    },
+    "invalid": {
+        "ru": "Вывод: результат недействителен. {reasons}",
+        "en": "Verdict: the result is invalid. {reasons}",
+    },
+    "top": {"ru": "Никто не обошёл: {top}.", "en": "Nobody is surely better than: {top}."},
+    "detect": {
+        "ru": "{a} и {b}: такой прогон нашёл бы разницу от {detectable} п. п.; чтобы найти {margin} п. п., нужно"
+        " вопросов {needed} (ещё {more}).",
+        "en": "{a} and {b}: a run like this finds differences from {detectable} pp on; to find {margin} pp,"
+        " {needed} questions are needed ({more} more).",
+    },
+    "clusters": {
+        "ru": "Вопросов с общим источником слишком мало: групп {clusters}, нужно не меньше {min}.",
+        "en": "Too few groups of questions: {clusters}, and {min} are needed at least.",
+    },
+    "mean": {
+        "ru": "{arm}: в среднем {mean}{interval}, вопросов {items}",
+        "en": "{arm}: mean {mean}{interval}, {items} questions",
+    },
+    "unmeasured": {
+        "ru": "{arm}: не измерено, ни у одного ответа нет оценки",
+        "en": "{arm}: not measured, no answer has a score",
+    },
+    "contrast": {
+        "ru": "{a} − {b}: {difference} п. п., 95-процентный интервал {interval}; вопросов {items}, групп {clusters},"
+        " лучше {wins}, хуже {losses}, поровну {ties}{dropped}",
+        "en": "{a} - {b}: {difference} pp, 95% interval {interval}; {items} questions in {clusters} groups, better"
+        " {wins}, worse {losses}, equal {ties}{dropped}",
+    },
+    "dropped": {"ru": ", без пары {dropped}", "en": ", without a pair {dropped}"},
+    "no interval": {"ru": "не определён", "en": "not determined"},
+}
+
+
+def verdict_lines(verdict: Verdict, language: Language = "ru") -> Iterator[str]:
+    """Yield the verdict, then what it rests on, a line each."""
+
+    def say(name: str, **values: object) -> str:
+        return _TEXT[name][language].format(**values)
+
+    margin = _points(verdict.settings.margin, language, signed=False)
+    top = ", ".join(verdict.top)
+    if verdict.outcome is Outcome.trade_off:
+        for each in verdict.trade_offs:
+            interval = _interval(each.contrast, language)
+            yield say("trade_off", winner=verdict.winner, arm=each.arm, measure=each.measure, interval=interval)
+    else:
+        reasons = "; ".join(verdict.reasons)
+        yield say(verdict.outcome.name, winner=verdict.winner, top=top, margin=margin, reasons=reasons)
+    if verdict.outcome is Outcome.not_enough_data:
+        if len(verdict.top) < len(verdict.arms):
+            yield say("top", top=top)
+        for contrast in verdict.contrasts:
+            if contrast.clusters < verdict.settings.min_clusters:
+                yield say("clusters", clusters=contrast.clusters, min=verdict.settings.min_clusters)
+                break
+        for contrast in verdict.contrasts:
+            undecided = contrast.outcome is Outcome.not_enough_data and {contrast.a, contrast.b} <= set(verdict.top)
+            if undecided and contrast.detectable is not None and contrast.needed_items is not None:
+                yield say(
+                    "detect", a=contrast.a, b=contrast.b, margin=margin, needed=contrast.needed_items,
+                    detectable=_points(contrast.detectable, language, signed=False),
+                    more=max(0, contrast.needed_items - contrast.items),
+                )  # fmt: skip
+    for arm in verdict.arms:
+        if arm.mean is None:
+            yield say("unmeasured", arm=arm.arm)
+            continue
+        interval = ""
+        if arm.low is not None and arm.high is not None:
+            interval = f" ({_number(100 * arm.low, language)}–{_number(100 * arm.high, language)} %)"
+        yield say(
+            "mean", arm=arm.arm, mean=f"{_number(100 * arm.mean, language)} %", interval=interval, items=arm.items
+        )
+    for contrast in verdict.contrasts:
+        if contrast.difference is not None:
+            yield say(
+                "contrast", a=contrast.a, b=contrast.b, difference=_points(contrast.difference, language),
+                interval=_interval(contrast, language), items=contrast.items, clusters=contrast.clusters,
+                wins=contrast.wins, losses=contrast.losses, ties=contrast.ties,
+                dropped=say("dropped", dropped=contrast.dropped) if contrast.dropped else "",
+            )  # fmt: skip
+
+
+def _interval(contrast: Contrast, language: Language) -> str:
+    if contrast.low is None or contrast.high is None:
+        return _TEXT["no interval"][language]
+    between = "…" if language == "ru" else " to "
+    return f"{_points(contrast.low, language)}{between}{_points(contrast.high, language)}"
+
+
+def _points(share: float, language: Language, signed: bool = True) -> str:
+    """Return percentage points with one digit."""
+    text = _number(100 * share, language)
+    if not signed:
+        return text
+    return f"+{text}" if round(100 * share, 1) > 0 else text.replace("-", "−")
+
+
+def _number(value: float, language: Language) -> str:
+    text = f"{value + 0.0:.1f}".replace("-0.0", "0.0")
+    return text.replace(".", ",") if language == "ru" else text
