@@ -52,12 +52,22 @@ class QuestionsOrigin(BaseModel):
     errors: list[RowError] = []
 
 
+Preferred = Literal["rag", "ft", "tie"]
+
+
 class Analysis(BaseModel):
-    """The judge's text, or one line that says why there is none."""
+    """The judge's text, or one line that says why there is none; and what it said to the sections in the other order.
+
+    ``preferred`` and ``swapped_preferred`` are what the texts name as the better approach; absent where they name none.
+    """
 
     model: str
     text: str | None = None
     error: str | None = None
+    preferred: Preferred | None = None
+    swapped_text: str | None = None
+    swapped_error: str | None = None
+    swapped_preferred: Preferred | None = None
 
 
 class EvaluationResult(BaseModel):

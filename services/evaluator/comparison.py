@@ -84,7 +84,7 @@ class Comparison:
             analysis=Analysis(model=self._judge.model),
             seconds=0.0,
         )
-        result.analysis = await self._judge.analyse(sections(result))
+        result.analysis = await self._judge.analyse(sections(result), sections(result, swapped=True))
         result.seconds = time.monotonic() - begun
         return result
 

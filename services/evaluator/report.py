@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from contracts.artifacts import printed_model_name
-from contracts.evaluation import Analysis, AskedQuestion, EvaluationResult, ModeAnswer
+from contracts.evaluation import Analysis, AskedQuestion, EvaluationResult, ModeAnswer, Preferred
 from contracts.generation import Answer, Mode
 from services.evaluator.lines import (
     ANALYSIS_HEADING,
@@ -18,6 +18,7 @@ from services.evaluator.lines import (
 
 NAMES = {Mode.rag: "RAG", Mode.ft: "Fine-tuning"}
 BUNDLED_MODEL = "asktwice-tiny"
+_PREFERRED: dict[Preferred, str] = {"rag": "RAG", "ft": "Fine-tuning", "tie": "ничья"}
 _QUANTIZATION = {"nf4": "(с INT4 квантизацией)", "none": "(без квантизации)"}
 
 
@@ -29,15 +30,18 @@ def result_text(result: EvaluationResult) -> str:
     )
 
 
-def sections(result: EvaluationResult) -> str:
-    """Return the two sections of answers, as result.txt begins and as the judge reads them."""
+def sections(result: EvaluationResult, swapped: bool = False) -> str:
+    """Return the two sections of answers, as result.txt begins and as the judge reads them; or in the other order."""
     names = {
         "model": _model(result),
         "quantization": _QUANTIZATION[result.quantization],
         "data": one_line(result.data_file),
     }
-    rag = _answers(RAG_HEADING.format(**names), result.asked, Mode.rag)
-    return f"{rag}\n{_answers(FT_HEADING.format(**names), result.asked, Mode.ft)}"
+    both = [
+        _answers(RAG_HEADING.format(**names), result.asked, Mode.rag),
+        _answers(FT_HEADING.format(**names), result.asked, Mode.ft),
+    ]
+    return "\n".join(both[::-1] if swapped else both)
 
 
 def shown_answer(answer: ModeAnswer | None) -> str:
@@ -66,7 +70,26 @@ def _answers(heading: str, asked: Sequence[AskedQuestion], mode: Mode) -> str:
 
 
 def _analysis(analysis: Analysis) -> str:
-    return paragraphs(analysis.text or "") or one_line(analysis.error or "Анализа нет: модель-судья ничего не вернула.")
+    text = paragraphs(analysis.text or "")
+    if not text:
+        return one_line(analysis.error or "Анализа нет: модель-судья ничего не вернула.")
+    return f"{_opinion(analysis)}\n\n{text}" if analysis.swapped_text or analysis.swapped_error else text
+
+
+def _opinion(analysis: Analysis) -> str:
+    """Say what the text below is: an opinion, and whether it outlives the other order of the sections."""
+    line = "Это мнение модели об этих вопросах, а не измерение; в выводе оно не учтено."
+    if analysis.swapped_error:
+        return f"{line} В обратном порядке разделов она не ответила: {one_line(analysis.swapped_error)}"
+    one, other = analysis.preferred, analysis.swapped_preferred
+    if one is None or other is None:
+        return f"{line} Разделы показаны ей в обоих порядках; итога она не назвала."
+    if one == other:
+        return f"{line} Разделы показаны ей в обоих порядках, итог один и тот же: {_PREFERRED[one]}."
+    return (
+        f"{line} Разделы показаны ей в обоих порядках, и итог зависит от порядка ({_PREFERRED[one]}; наоборот:"
+        f" {_PREFERRED[other]}), то есть ничья."
+    )
 
 
 def _measured(result: EvaluationResult) -> Iterator[str]:
