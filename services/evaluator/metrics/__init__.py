@@ -1,0 +1,1 @@
+"""Metrics of one answer: pure functions, offline, the same for Russian and English. See docs/metrics.md."""
