@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from asktwice.cli import cli
+from asktwice.profiles import SAMPLE_DATA
 from contracts.table import Row, parse_table, read_bytes
 from services.evaluator.metrics.answer import (
     WHY,
@@ -29,7 +30,6 @@ from services.evaluator.metrics.values import compare, values
 from services.evaluator.planted import figures
 from tests.services.evaluator.graded_by_hand import SAMPLE, SAMPLE_HELD_OUT, XQUAD, XQUAD_HELD_OUT
 
-SAMPLE_DATA = Path("data/selected_qa_full.csv")
 DATA = os.environ.get("ASKTWICE_TEST_DATA")
 needs_xquad = pytest.mark.skipif(not DATA, reason="ASKTWICE_TEST_DATA does not name the folder with xquad_en.csv")
 
@@ -155,8 +155,8 @@ def test_surface_metrics_prefer_the_wrong_answer_and_correctness_does_not() -> N
     wrong = measure("Мы ответим вам в течение пяти рабочих дней.", reference, question)
     right = measure("Ответ придёт за 3 рабочих дня.", reference, question)
     assert (wrong.correct, right.correct) == (0, 1)
-    assert wrong.chrf is not None and right.chrf is not None and wrong.chrf > right.chrf
-    assert wrong.rouge_l is not None and right.rouge_l is not None and wrong.rouge_l > right.rouge_l
+    assert (wrong.chrf or 0) > (right.chrf or 0) > 0
+    assert (wrong.rouge_l or 0) > (right.rouge_l or 0) > 0
 
 
 def test_identical_russian_sentences_score_one() -> None:
@@ -170,7 +170,7 @@ def test_words_are_compared_by_lemma_and_not_by_chance() -> None:
     assert lemmas("Шли ёжики") == lemmas("идёт ёжик")
     assert lemmas("The courses") == lemmas("a course")
     assert exact_match("не нужен", "нужен") == 0
-    assert "УИИ".lower() in lemmas("в УИИ") or lemmas("УИИ")[0] != lemmas("у")[0]
+    assert lemmas("УИИ") != lemmas("у")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_faithfulness_is_the_share_that_the_passages_have() -> None:
     good = measure("Здравствуйте! Курс стоит 29900 руб., длится 2 месяца. Ждём вас!", passages=passages)
     assert (good.faithfulness, good.unsupported) == (1, [])
     bad = measure("Курс стоит 29 900 рублей, длится 3 месяца.", passages=passages)
-    assert bad.faithfulness is not None and 0 < bad.faithfulness < 1
+    assert 0 < (bad.faithfulness or 0) < 1
     assert bad.unsupported == ["3 месяца"]
     assert measure("Кошки спят днём на печи.", passages=passages).faithfulness == 0
     silent = measure("Не знаю.", passages=passages)
@@ -266,19 +266,9 @@ def test_repetition_and_copies_are_counted() -> None:
 def test_any_text_is_measured_within_the_ranges(answer: str, reference: str, question: str) -> None:
     found = measure(answer, reference, question, [reference])
     assert found.correct in (None, 0, 0.5, 1)
-    for name in [
-        "values_precision",
-        "values_recall",
-        "token_f1",
-        "chrf",
-        "rouge_l",
-        "faithfulness",
-        "copied",
-        "repetition",
-        "russian_share",
-    ]:
-        value = getattr(found, name)
-        assert value is None or -1e-9 <= value <= 1 + 1e-9, name
+    shares = (found.values_precision, found.values_recall, found.token_f1, found.chrf, found.rouge_l)
+    for value in (*shares, found.faithfulness, found.copied, found.repetition, found.russian_share):
+        assert value is None or -1e-9 <= value <= 1 + 1e-9
     assert AnswerMetrics.model_validate_json(found.model_dump_json()) == found
 
 
