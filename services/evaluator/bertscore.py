@@ -9,20 +9,21 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from contracts.errors import InvalidInput, Unavailable
 
 CHUNK = 256
 """References whose embeddings, and those of their answers, are held in memory at a time."""
-BATCH = 32
+BATCH = 16
 SHORT = 32
 """Words up to which a text makes a pair of a baseline, as in the package's own recipe."""
 
 Report = Callable[[int, int, str], None]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,19 +253,48 @@ def random_encoder(
 
 
 def _scores(encoder: Encoder, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, float, float]]:
-    """Return precision, recall and F1 of pairs of reference and answer; each different text is embedded once."""
-    from bert_score.utils import bert_cos_score_idf
+    """Return precision, recall and F1 of pairs of reference and answer; each different text is embedded once.
 
-    if not pairs:
-        return []
+    As ``bert_score.utils.bert_cos_score_idf`` does it, but with batches of texts of the same number of tokens: that one
+    orders by words, and pads a quarter more of Russian.
+    """
+    import torch
+    from bert_score.utils import get_bert_embedding, greedy_cos_idf
+
     tokenizer = encoder.tokenizer
     weights: dict[int, float] = defaultdict(lambda: 1.0)
     weights[tokenizer.sep_token_id] = weights[tokenizer.cls_token_id] = 0.0
-    references, answers = ([pair[side] for pair in pairs] for side in (0, 1))
-    found = bert_cos_score_idf(
-        encoder.model, references, answers, tokenizer, weights, batch_size=BATCH, device=encoder.device
-    )
-    return [(p, r, f) for p, r, f in found.tolist()]
+    texts = sorted({text for pair in pairs for text in pair})
+    lengths = [len(tokens) for tokens in tokenizer(texts, verbose=False)["input_ids"]]
+    texts = [text for _, text in sorted(zip(lengths, texts, strict=True))]
+    embedded: dict[str, tuple[Any, Any]] = {}
+    for batch in _batches(texts):
+        vectors, masks, idf = (
+            part.cpu() for part in get_bert_embedding(batch, encoder.model, tokenizer, weights, device=encoder.device)
+        )
+        for place, (text, length) in enumerate(zip(batch, masks.sum(dim=1).tolist(), strict=True)):
+            embedded[text] = vectors[place, :length], idf[place, :length]
+
+    def side(texts: Sequence[str]) -> tuple[Any, Any, Any]:
+        vectors, idf = ([embedded[text][part] for text in texts] for part in (0, 1))
+        # Not zeros: a vector of zeros has no direction to compare.
+        padded = torch.nn.utils.rnn.pad_sequence(vectors, batch_first=True, padding_value=2.0)
+        lengths = torch.tensor([len(each) for each in vectors])
+        mask = torch.arange(padded.shape[1]).expand(len(texts), -1) < lengths.unsqueeze(1)
+        weight = torch.nn.utils.rnn.pad_sequence(idf, batch_first=True)
+        return padded.to(encoder.device), mask.to(encoder.device), weight.to(encoder.device)
+
+    found: list[tuple[float, float, float]] = []
+    with torch.no_grad():
+        for some in _batches(pairs):
+            references, answers = ([pair[part] for pair in some] for part in (0, 1))
+            scores = greedy_cos_idf(*side(references), *side(answers))
+            found += zip(*(column.tolist() for column in scores), strict=True)
+    return found
+
+
+def _batches(of: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    return (of[start : start + BATCH] for start in range(0, len(of), BATCH))
 
 
 def _rescaled(scores: tuple[float, float, float], baseline: Baseline | None) -> tuple[float, float, float]:

@@ -133,12 +133,11 @@ def test_wrong_input_is_refused_with_what_is_wrong(encoder: Encoder, tmp_path: P
 
 
 def test_no_other_module_of_the_evaluator_reaches_torch() -> None:
+    importing = re.compile(r"^\s*(import|from) (torch|transformers|bert_score|tokenizers)\b", re.MULTILINE)
     reaching = [
         path.name
         for path in Path(module.__file__).parent.rglob("*.py")
-        if re.search(
-            r"^\s*(import|from) (torch|transformers|bert_score|tokenizers)\b", path.read_text("utf-8"), re.MULTILINE
-        )
+        if importing.search(path.read_text(encoding="utf-8"))
     ]
     assert reaching == ["bertscore.py"]
 
