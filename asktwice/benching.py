@@ -128,6 +128,41 @@ def bench_verdict(runs: int, seed: int, as_json: bool) -> None:
     _print(figures, as_json)
 
 
+def bench_evaluator(data: Path, encoder: str | None, layer: int | None, rounds: int, as_json: bool) -> None:
+    """Measure the evaluator beside the classic loops, and print it.
+
+    Raises:
+        InvalidInput: the file cannot be read, or the layer is not known.
+        Unavailable: the encoder cannot be loaded.
+    """
+    from services.evaluator.bench import evaluator
+
+    with console.step("BERTScore of four modes, beside bert_score.score for each item and for each mode") as advance:
+        found = evaluator(data, encoder, layer, rounds=rounds, report=advance)
+    _print(found, as_json)
+
+
+def bench_metrics(path: Path, seed: int, as_json: bool) -> None:
+    """Grade answers whose grade is known, made from a file's rows, and print how often each kind is graded right.
+
+    Raises:
+        InvalidInput: the file cannot be read, or is refused.
+    """
+    from services.evaluator.planted import figures
+
+    with console.step(f"Grading answers made from {path.name}") as advance:
+        found = figures(path, seed, advance)
+    if as_json:
+        print(json.dumps(found))
+        return
+    halves = list(found)
+    print(f"{'':<26}" + "".join(f"{half:>22}" for half in halves))
+    for kind in found[halves[0]]:
+        cells = [found[half].get(kind) for half in halves]
+        shown = [f"{cell['as_it_should']:.3f} of {cell['answers']:>4}" if cell else "none" for cell in cells]
+        print(f"{kind:<26}" + "".join(f"{cell:>22}" for cell in shown))
+
+
 def _print(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures))

@@ -332,6 +332,34 @@ def verdict(
         judging.show(found, lang.value)
 
 
+@bench.command(epilog="Example: `asktwice bench evaluator --json`")
+def evaluator(
+    data: Annotated[Path, typer.Option("--data", help="CSV with the column answer.")] = SAMPLE_DATA,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="Encoder's id or folder. Default: random weights of MiniLM's shape.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option("--layer", min=1, help="Its layer, where none is known for it.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds; the median is told.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
+) -> None:
+    """BERTScore of four modes beside `bert_score.score` called for each item, and for each mode."""
+    from asktwice.benching import bench_evaluator
+
+    bench_evaluator(data, encoder, layer, rounds, as_json)
+
+
+@bench.command(epilog="Example: `asktwice bench metrics --data my.csv`")
+def metrics(
+    data: Annotated[Path, typer.Option("--data", help="CSV with question, answer and context.")] = SAMPLE_DATA,
+    seed: Annotated[int, typer.Option("--seed", help="Of what is swapped by what.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
+) -> None:
+    """How often answers made from your rows, right and wrong, get the grade that they should have."""
+    from asktwice.benching import bench_metrics
+
+    bench_metrics(data, seed, as_json)
+
+
 @cli.command(epilog="Example: `asktwice index docs.csv handbook.pdf notes/`, `asktwice index --remove handbook.pdf`")
 def index(
     paths: Annotated[

@@ -1,18 +1,16 @@
 """How often the retriever finds the passage that answers a question: ``asktwice bench retriever --quality``."""
 
-import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from contracts.ranking import DEPTH, figures, place_of
 from contracts.table import parse_table, read_bytes
 from services.retriever.fusion import Hit
 from services.retriever.retriever import Retriever
 from services.retriever.settings import RetrieverSettings
 from services.retriever.source import passage_id, read_source
-
-DEPTH = 10
 
 
 def quality(
@@ -58,29 +56,11 @@ def quality(
                 if reranker:
                     found["reranked"] = retriever.rerank(row.question, fused)
                 for name, ranking in found.items():
-                    ids = [hit.id for hit in ranking[:DEPTH]]
-                    places[name].append(next((place for place, id in enumerate(ids, 1) if id in gold), None))
+                    places[name].append(place_of([hit.id for hit in ranking[:DEPTH]], gold))
                 report(number, len(table.rows), "questions")
         finally:
             retriever.close()
     return {name: figures(found) for name, found in places.items()}
-
-
-def figures(places: Sequence[int | None]) -> dict[str, float]:
-    """Return the means over questions that have one right passage each.
-
-    Args:
-        places: of the right passage, from 1; None where it is not among the first ten.
-    """
-
-    def mean(value: Callable[[int], float]) -> float:
-        return round(sum(value(place) for place in places if place is not None) / len(places), 4)
-
-    hits = {f"hit_at_{k}": mean(lambda place, k=k: float(place <= k)) for k in (1, 3, 5)}  # type: ignore[misc]
-    return hits | {
-        "mrr_at_10": mean(lambda place: 1 / place),
-        "ndcg_at_10": mean(lambda place: 1 / math.log2(1 + place)),
-    }
 
 
 def _ordered(ranking: Sequence[Hit]) -> list[Hit]:

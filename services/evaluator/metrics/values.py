@@ -52,6 +52,7 @@ _MEASURES = {
 _OF_TIME = {"минутн": "минута", "часов": "час", "дневн": "день", "недельн": "неделя", "месячн": "месяц", "летн": "год"}
 _PLURALS = frozenset({"people", "men", "women", "children"})
 _QUOTES = {"«": "»", "“": "”", "„": "“", '"': '"'}
+_JOINS = frozenset(", и или до - – — and or to".split())
 _STOPS = frozenset('.!?…:;«“„"()—-*')
 _YES = frozenset("да конечно разумеется безусловно yes sure certainly absolutely".split())
 _NO = frozenset(["нет", "no", "nope"])
@@ -195,6 +196,8 @@ def _instead(value: Value, other: Value, said: frozenset[str]) -> bool:
     if value.kind != other.kind:
         return False
     if value.kind == "number":
+        if value.number == other.number:  # 5 months for 5 weeks
+            return True
         return value.unit is None or other.unit is None or value.unit == other.unit or _same_time(value, other)
     if value.kind == "name":
         # "Broncos" is no other team than "Denver Broncos", and "Newton (Carolina)" no other man than "Cam Newton".
@@ -230,6 +233,7 @@ def _counted(found: Sequence[Token]) -> Iterator[Value]:
         if token.number is None or at in used:
             continue
         unit, sign = _unit(found, at)
+        unit = unit or _unit_after(found, at)
         year = re.fullmatch(r"[12]\d{3}\D*", token.text) and " " not in token.text
         if year and (unit in ("год", "year") or unit not in {*_MEASURES.values(), *TIME}):
             yield Value("year", token.term, token.text, token.number)
@@ -242,6 +246,16 @@ def _weekday(token: Token) -> int | None:
     if token.kind != "word" or word in ("среда", "среде", "среды", "средой"):  # an environment as well
         return None
     return _WEEKDAYS.get(lemma(word))
+
+
+def _unit_after(found: Sequence[Token], at: int) -> str | None:
+    """Return the unit that a list or range tells once, at its end: ``6, 10 или 12 месяцев``, ``6–8 часов``."""
+    following = at + 1
+    while following < len(found) and found[following].text.lower() in _JOINS:
+        following += 1
+    if following == at + 1 or following == len(found) or found[following].number is None:
+        return None
+    return _unit(found, following)[0] or _unit_after(found, following)
 
 
 def _month(found: Sequence[Token], at: int) -> int | None:
@@ -404,8 +418,11 @@ def _denied(found: Sequence[Token]) -> dict[int, int]:
             if is_content(near) or near.text.lower() == "можно":
                 places[step] = at
                 break
-        if word in ("нет", "нету") and at and is_content(found[at - 1]):
-            places[at - 1] = at
+        if word in ("нет", "нету"):  # "учебных классов у нас нет"
+            for step in range(at - 1, -1, -1):
+                if found[step].kind == "mark" or is_content(found[step]):
+                    places |= {step: at} if found[step].kind != "mark" else {}
+                    break
     return places
 
 

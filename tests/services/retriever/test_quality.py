@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from asktwice.cli import cli
 from contracts.errors import InvalidInput
-from services.retriever.bench import figures, quality
+from services.retriever.bench import quality
 
 DATA = os.environ.get("ASKTWICE_TEST_DATA")
 
@@ -25,16 +25,6 @@ def test_hybrid_finds_the_paragraph_of_a_question() -> None:
     assert hybrid["hit_at_5"] >= 0.985
     # A weak partner must help, not drag.
     assert hybrid["mrr_at_10"] > sparse["mrr_at_10"] > dense["mrr_at_10"]
-
-
-def test_figures_are_means_over_all_questions() -> None:
-    assert figures([1, 2, 4, None]) == {
-        "hit_at_1": 0.25,
-        "hit_at_3": 0.5,
-        "hit_at_5": 0.75,
-        "mrr_at_10": 0.4375,
-        "ndcg_at_10": 0.5154,
-    }
 
 
 def test_the_command_prints_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
