@@ -53,11 +53,11 @@ _EMPTY_RUSSIAN = frozenset(
 )
 _EMPTY_ENGLISH = frozenset(
     str.split(
-        "a an the of in on at to for from by with about as into over after before during between and or but if"
-        " than then so not no nor is are was were be been being am do does did done has have had having can could will"
-        " would shall should may might must i you he she it we they me him her us them my your his its our their"
-        " this that these those there here what which who whom whose when where why how many much some any all also very just only"
-        " too s t d ll re ve m please hello hi tell"
+        "a an the of in on at to for from by with about as into over after before during between and or but"
+        " if than then so not no nor is are was were be been being am do does did done has have had having can"
+        " could will would shall should may might must i you he she it we they me him her us them my your his"
+        " its our their this that these those there here what which who whom whose when where why how many"
+        " much some any all also very just only too s t d ll re ve m please hello hi tell"
     )
 )
 _WRITTEN_OUT = {"процент": "percent", "руб": "рубль", "мес": "месяц", "нед": "неделя", "мин": "минута"}
