@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from functools import cache, lru_cache
 from itertools import pairwise
 from math import fsum, log
@@ -34,7 +34,7 @@ SAME_QUESTION = 0.45
 SAME_MEANING = 0.92
 """Least cosine of two questions' embeddings, where there are embeddings."""
 _SOME_QUESTION, _SOME_ANSWER = 0.1, 0.2  # under these a pair is not looked at any closer
-_SAME_NAME = 0.75  # ratio of difflib's SequenceMatcher: Californian and California 0.95, two letters swapped 0.8
+_SAME_NAME, _SAME_LETTERS = 0.75, 0.85  # ratio of the names as they are, and of their letters in alphabetical order
 _UNIT_BEGINS = 3  # letters: руб. and рублей, нед. and недели
 _UNSEEN = 5
 _CHUNK = 64
@@ -53,11 +53,11 @@ _EMPTY_RUSSIAN = frozenset(
 )
 _EMPTY_ENGLISH = frozenset(
     str.split(
-        "a an the of in on at to for from by with about as into over after before during between and or but if"
-        " than then so not no nor is are was were be been being am do does did done has have had having can could will"
-        " would shall should may might must i you he she it we they me him her us them my your his its our their"
-        " this that these those there here what which who whom whose when where why how many much some any all also"
-        " very just only too s t d ll re ve m please hello hi tell"
+        "a an the of in on at to for from by with about as into over after before during between and or but"
+        " if than then so not no nor is are was were be been being am do does did done has have had having can"
+        " could will would shall should may might must i you he she it we they me him her us them my your his"
+        " its our their this that these those there here what which who whom whose when where why how many"
+        " much some any all also very just only too s t d ll re ve m please hello hi tell"
     )
 )
 _WRITTEN_OUT = {"процент": "percent", "руб": "рубль", "мес": "месяц", "нед": "неделя", "мин": "минута"}
@@ -221,9 +221,15 @@ def _dice(one: frozenset[str], other: frozenset[str], weights: Mapping[str, floa
 
 def _lacks(terms: frozenset[str], values: frozenset[str], others: frozenset[str]) -> bool:
     """Tell whether one of the values is not among the terms, and no slip of the pen or form of one of the others."""
-    return any(
-        value[0].isdigit() or not get_close_matches(value, others, 1, _SAME_NAME) for value in sorted(values - terms)
-    )
+    return any(not any(_same_name(value, other) for other in others) for value in values - terms)
+
+
+def _same_name(one: str, other: str) -> bool:
+    """Tell whether two names differ by their form or by a slip: Californian and California, Wihte and White."""
+    if any(map(str.isdigit, one + other)):
+        return one == other
+    letters = SequenceMatcher(None, "".join(sorted(one)), "".join(sorted(other)))
+    return SequenceMatcher(None, one, other).ratio() >= _SAME_NAME or letters.ratio() >= _SAME_LETTERS
 
 
 def _other_units(one: Fact, other: Fact) -> bool:

@@ -32,10 +32,12 @@ class Recorded:
 
 class Handler(BaseHTTPRequestHandler):
     server: "Server"
+    recorded: Recorded
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         recorded = Recorded(self.path, {k.lower(): v for k, v in self.headers.items()}, json.loads(body or b"null"))
+        self.recorded = recorded
         self.server.behaviour_for(recorded)(self)
 
     def reply(self, status: int, body: bytes, content_type: str = "application/json", **headers: str) -> None:
@@ -117,6 +119,16 @@ def _error(status: int, message: str, code: str | None = None, **headers: str) -
 
 def answer(text: str, finish_reason: str = "stop") -> Behaviour:
     return _json(completion({"content": text}, finish_reason))
+
+
+def answering(make: Callable[[Recorded], str], after_s: float = 0.0) -> Behaviour:
+    """Answer each request by what it says, some time after it came."""
+
+    def reply(handler: Handler) -> None:
+        handler.server.closing.wait(after_s)
+        answer(make(handler.recorded))(handler)
+
+    return reply
 
 
 def refusal(text: str = "I cannot help with that.") -> Behaviour:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,6 +25,8 @@ Message = dict[str, str]
 Why = Literal["key", "quota", "request", "budget", "timeout", "connection", "overload", "server", "refusal", "garbage"]
 """Why there is no reply; ``garbage`` is a reply that cannot be read."""
 T = TypeVar("T")
+
+log = logging.getLogger("asktwice")
 
 
 class Failed(Exception):
@@ -219,10 +222,13 @@ class Completions:
                 failed = self._explained(error, model)
                 if not failed.again or not await patience.again(failed.retry_after):
                     tries = f" Попыток: {patience.tried}." if patience.tried > 1 else ""
-                    raise Failed(failed.reason + tries, failed.why) from None
+                    raise Failed(failed.reason + tries, failed.why, again=failed.again) from None
             else:
                 if self.cache:
-                    self.cache.put(key, reply)
+                    try:
+                        self.cache.put(key, reply)
+                    except OSError as error:
+                        log.warning("a reply of the judge could not be kept: %s", error)
                 return value
 
     async def _once(self, client: "AsyncOpenAI", request: dict[str, Any]) -> Reply:
