@@ -224,6 +224,7 @@ def _lacks(terms: frozenset[str], values: frozenset[str], others: frozenset[str]
     return any(not any(_same_name(value, other) for other in others) for value in values - terms)
 
 
+@lru_cache(maxsize=200_000)
 def _same_name(one: str, other: str) -> bool:
     """Tell whether two names differ by their form or by a slip: Californian and California, Wihte and White."""
     if any(map(str.isdigit, one + other)):

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from contracts.facts import same_facts
 from contracts.groups import grouped, near_duplicates, normalized
 from contracts.table import Row
 
@@ -67,12 +68,14 @@ def row_groups(rows: Sequence[Row], by_context: bool = False) -> list[list[Row]]
     """Join the rows of which one tells the answer of the other, directly or through others.
 
     These are joined: the same question but for case, punctuation and spaces; near-duplicate questions; near-duplicate
-    answers of at least ``LONG_ANSWER`` characters; and with ``by_context`` the same context.
+    answers of at least ``LONG_ANSWER`` characters; rows that ask for the same fact in other words; and with
+    ``by_context`` the same context.
     """
     pairs: list[tuple[int, int]] = [(i, j) for i, j, _ in near_duplicates([row.question for row in rows])]
     answers = [normalized(row.answer) for row in rows]
     long = [place for place, answer in enumerate(answers) if len(answer) >= LONG_ANSWER]
     pairs += [(long[i], long[j]) for i, j, _ in near_duplicates([answers[place] for place in long])]
+    pairs += [(i, j) for i, j, _ in same_facts(rows, rows) if i < j]
     if by_context:
         first: dict[str, int] = {}
         for place, row in enumerate(rows):

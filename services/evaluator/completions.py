@@ -162,6 +162,13 @@ class Completions:
         self._key = secret.get_secret_value().strip() if secret else ""
         self._client: AsyncOpenAI | None = None
 
+    @classmethod
+    def for_grading(cls, settings: EvaluatorSettings) -> "Completions":
+        """Return calls within the bounds of the settings, whose replies are remembered in their home."""
+        bounds = settings.judge_max_calls, settings.judge_max_cost
+        spending = Spending(*bounds, settings.judge_price_in, settings.judge_price_out)
+        return cls(settings, spending, Cache(settings.judge_cache))
+
     @property
     def has_key(self) -> bool:
         return bool(self._key)

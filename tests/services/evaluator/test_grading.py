@@ -285,6 +285,21 @@ def test_a_reply_is_remembered_through_a_kill_and_by_its_request_alone(tmp_path:
     assert Cache(kept).get("0" * 64) == Reply("x", "m")
 
 
+def test_the_bounds_and_the_cache_are_those_of_the_settings(tmp_path: Path) -> None:
+    with FakeOpenAI(fake.answering(judges.right)) as server:
+        told = settings(
+            server.url, home=tmp_path, judge_max_calls=3, judge_max_cost=1, judge_price_in=1, judge_price_out=1
+        )
+
+        async def run() -> Grading:
+            async with Completions.for_grading(told) as completions:
+                return await Grader(completions).grade([item("Курс", number=n, reference=f"А {n}") for n in range(9)])
+
+        assert len(asyncio.run(run()).grades) == 3
+        assert len(asyncio.run(run()).grades) == 6  # those three are remembered
+    assert told.judge_cache.read_bytes().count(b"\n") == 6
+
+
 def test_garbage_is_not_remembered(tmp_path: Path) -> None:
     kept = tmp_path / "cache.jsonl"
     graded(fake.answer("nothing"), work=grade(item("Курс")), cache=kept, judge_timeout_s=0.2)

@@ -132,9 +132,10 @@ def test_planted_leaks_are_caught_and_clean_worlds_are_not_accused() -> None:
 
 @pytest.mark.slow
 def test_planted_leaks_are_caught_in_many_worlds() -> None:
-    assert leak_caught(120, seed=7) >= 0.95
-    assert false_alarms(120, seed=7) <= 0.01
-    found = figures(120, seed=7)
+    caught, accused = leak_caught(120, seed=7), false_alarms(120, seed=7)
+    found = {"leaking worlds INVALID": caught, "clean worlds INVALID": accused, **figures(120, seed=7)}
+    assert caught >= 0.95
+    assert accused <= 0.01
     print("\n" + "\n".join(f"| {name} | {value:.3f} |" for name, value in found.items()))
     assert found["recall, exact"] == found["recall, case and punctuation"] == 1
     assert found["recall, near duplicate"] >= 0.95
