@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -19,8 +20,13 @@ from contracts.clients import EvaluatorClient, GeneratorClient
 from contracts.errors import InvalidInput
 from contracts.evaluation import EvaluationResult, Job, ModeAnswer
 from contracts.generation import Answer, AskRequest, Mode
+from contracts.table import read_bytes
+from services.evaluator.summary import answer_of, shown_questions
+from services.evaluator.wording import arm_label, verdict_lines
 
 POLL_S = 0.2
+MOST_SHOWN = 20
+"""Questions in the terminal; all of them are in the report."""
 
 
 def ask_once(
@@ -56,11 +62,22 @@ def _server_for(url: str | None, settings: EmbeddedSettings | None) -> Iterator[
         yield local
 
 
-def evaluate_once(questions: Path | None, out: Path, url: str | None, settings: EmbeddedSettings | None) -> None:
-    """Ask all questions both ways, write result.txt, show the answers side by side."""
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be compared on what. ``questions`` has one a line, ``data`` is a CSV; neither asks the five."""
+
+    questions: Path | None = None
+    data: Path | None = None
+    modes: str | None = None
+    measure: int = 0
+    lang: str = "ru"
+
+
+def evaluate_once(wish: Wish, out: Path, url: str | None, settings: EmbeddedSettings | None) -> None:
+    """Ask all questions, write result.txt, show the answers side by side."""
     check_out(out)
     with _server_for(url, settings) as there:
-        run_evaluation(there, questions, out, settings.home if settings and not url else None)
+        run_evaluation(there, wish, out, settings.home if settings and not url else None)
 
 
 def check_out(out: Path) -> None:
@@ -74,23 +91,30 @@ def check_out(out: Path) -> None:
         raise InvalidInput(f"Cannot write {out}: give --out the name of a file in a folder that can be written.")
 
 
-def run_evaluation(url: str, questions: Path | None, out: Path, home: Path | None = None) -> None:
-    """Evaluate through a server, with a bar; write result.txt and, where the home is at hand, show the answers."""
-    asked = None if questions is None else _read_questions(questions)
-    with step("Asking every question in rag and ft") as advance:
-        job, text = asyncio.run(_evaluate(url, asked, advance))
+def run_evaluation(url: str, wish: Wish, out: Path, home: Path | None = None) -> None:
+    """Evaluate through a server, with a bar; write result.txt and, where the home is at hand, show what came out."""
+    asked = None if wish.questions is None else _read_questions(wish.questions)
+    table = None if wish.data is None else (wish.data.name, read_bytes(wish.data))
+    with step(f"Asking every question in {(wish.modes or 'rag and ft').replace(',', ', ')}") as advance:
+        job, text = asyncio.run(_evaluate(url, wish, asked, table, advance))
     write_atomically(out.resolve(), text.encode())
     if home is not None:
         folder = home / "evaluations" / job.id
-        show_answers(EvaluationResult.model_validate_json((folder / "results.json").read_bytes()))
-        say(f"Kept in {folder}/")
+        result = EvaluationResult.model_validate_json((folder / "results.json").read_bytes())
+        show_answers(result)
+        verdict = result.measurement.verdict if result.measurement else None
+        for line in verdict_lines(verdict, result.lang, lambda arm: arm_label(arm, result.lang)) if verdict else ():
+            say(line)
+        say(f"Kept in {folder}/; open {folder}/report.html to look through the answers")
     say(f"Written: {out.resolve()}")
 
 
-async def _evaluate(url: str, questions: list[str] | None, advance: Advance) -> tuple[Job, str]:
+async def _evaluate(
+    url: str, wish: Wish, questions: list[str] | None, table: tuple[str, bytes] | None, advance: Advance
+) -> tuple[Job, str]:
     async with httpx.AsyncClient(base_url=url, timeout=600) as http:
         evaluator = EvaluatorClient(http)
-        job = await evaluator.start(questions)
+        job = await evaluator.start(questions, table, modes=wish.modes, measure=wish.measure, lang=wish.lang)
         while job.state in ("queued", "running"):
             advance(job.done, job.total, "")
             await asyncio.sleep(POLL_S)
@@ -102,11 +126,13 @@ async def _evaluate(url: str, questions: list[str] | None, advance: Advance) -> 
 def show_answers(result: EvaluationResult) -> None:
     """Print the answers side by side."""
     table = Table(show_lines=True, title=f"{result.model}, {result.quantization}")
-    for column in ("Question", "RAG", "Fine-tuning"):
+    for column in ("Question", *(arm_label(arm, "en") for arm in result.arms)):
         table.add_column(column, ratio=1, overflow="fold")
-    for asked in result.asked:
-        by_mode = {answer.mode: answer for answer in asked.answers}
-        table.add_row(asked.question.question, *(_cell(by_mode.get(mode)) for mode in (Mode.rag, Mode.ft)))
+    shown = shown_questions(result)
+    for asked in shown[:MOST_SHOWN]:
+        table.add_row(asked.question.question, *(_cell(answer_of(asked, arm)) for arm in result.arms))
+    if len(shown) > MOST_SHOWN:
+        table.caption = f"The first {MOST_SHOWN} of {len(shown)}"
     Console(highlight=False, markup=False).print(table)
 
 

@@ -480,21 +480,47 @@ def ask(
         typer.echo(f"\n[{source.n}] {source.title}\n    {source.text}")
 
 
-@cli.command(epilog="Example: `asktwice evaluate --questions my_questions.txt --out result.txt`")
+@cli.command(
+    epilog="Examples: `asktwice evaluate --questions my_questions.txt`, `asktwice evaluate --data my.csv --modes"
+    " base,rag,ft`"
+)
 def evaluate(
     questions: Annotated[
         Path | None, typer.Option("--questions", help="One question a line. Default: the five.")
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="CSV with question, answer and maybe context, to be measured on. Of the file that an adapter was"
+            " trained on only the rows that it never saw are asked.",
+        ),
+    ] = None,
+    modes: Annotated[
+        str | None,
+        typer.Option(
+            "--modes",
+            help="What is compared, by commas: base, rag, ft, rag_ft, ft:ADAPTER; as controls oracle (the right"
+            " context) and shuffled (another one). Default: rag,ft.",
+        ),
+    ] = None,
+    measure: Annotated[
+        int,
+        typer.Option("--measure", min=0, max=5000, help="Held-out rows of the served data to measure on as well."),
+    ] = 0,
+    lang: Annotated[Language, typer.Option("--lang", help="Of the measured part and the report.")] = Language.ru,
     out: Annotated[Path, typer.Option("--out", help="Where to put result.txt.")] = Path("result.txt"),
     home: HomeOption = HOME,
     profile: ProfileOption = ProfileName.auto,
     url: UrlOption = None,
 ) -> None:
-    """Ask the questions in rag and ft, and write result.txt."""
-    from asktwice.asking import evaluate_once
+    """Ask the questions in every mode, measure the answers, and write result.txt with the verdict."""
+    from asktwice.asking import Wish, evaluate_once
 
+    if questions and data:
+        raise InvalidInput("Give --questions or --data, not both: --data asks the questions of its rows.")
     settings = None if url else _embedded_settings(home, _profile(profile, home))
-    evaluate_once(questions, out, url, settings)
+    evaluate_once(Wish(questions, data, modes, measure, lang.value), out, url, settings)
 
 
 @cli.command(epilog="Example: `asktwice doctor --json`")

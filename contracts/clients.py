@@ -106,11 +106,30 @@ class GeneratorClient(_Client):
 class EvaluatorClient(_Client):
     service = "evaluator"
 
-    async def start(self, questions: list[str] | None = None) -> Job:
-        """Begin to ask the questions (by default the five) in both modes; it goes on by itself."""
-        body = {"questions": questions} if questions else None
+    async def start(
+        self,
+        questions: list[str] | None = None,
+        table: tuple[str, bytes] | None = None,
+        *,
+        modes: str | None = None,
+        measure: int = 0,
+        lang: str = "ru",
+    ) -> Job:
+        """Begin to ask the questions (by default the five); it goes on by itself.
+
+        Args:
+            questions: as a list; or
+            table: the name and content of a CSV of them.
+            modes: what is compared, by commas; rag and ft where nothing is said.
+            measure: how many held-out rows of the server's data file are measured beside them.
+            lang: of the measured part.
+        """
+        body: dict[str, Any] = {"json": {"questions": questions}} if questions else {}
+        if table:
+            body = {"files": {"file": table}}
+        params = {"measure": measure, "lang": lang} | ({"modes": modes} if modes else {})
         headers = {"Prefer": "respond-async"}
-        return _parse(Job, await self._send("POST", "/evaluate", json=body, headers=headers))
+        return _parse(Job, await self._send("POST", "/evaluate", params=params, headers=headers, **body))
 
     async def job(self, id: str) -> Job:
         """Return how far an evaluation is."""

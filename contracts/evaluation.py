@@ -1,11 +1,12 @@
 """Questions in, result.txt out."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from contracts.generation import Answer, Mode, Question
+from contracts.measurement import AnswerMetrics, Measurement, Regime
 from contracts.retrieval import RowError
 from contracts.wire import Body
 
@@ -29,16 +30,30 @@ class EvaluateRequest(Body):
 
 
 class ModeAnswer(BaseModel):
-    """What one mode answered to one question: an answer or the reason why there is none, never both."""
+    """What one arm answered to one question: an answer or the reason why there is none, never both."""
 
     mode: Mode
+    arm: str = ""
+    """The mode's name, unless an adapter was named (``ft:<adapter>``) or it is a control (``oracle``)."""
     answer: Answer | None = None
     error: str | None = None
+    metrics: AnswerMetrics | None = None
+    """None where there is nothing to measure: no answer."""
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        self.arm = self.arm or self.mode.value
+        return self
 
 
 class AskedQuestion(BaseModel):
     question: EvaluationQuestion
     answers: list[ModeAnswer]
+    row: int | None = None
+    """Its number in the file that it comes from, from 1."""
+    held_out: bool = False
+    """Whether it only measures and is not shown in result.txt."""
+    regime: Regime | None = None
 
 
 class QuestionsOrigin(BaseModel):
@@ -50,6 +65,8 @@ class QuestionsOrigin(BaseModel):
     rejected: int | None = None
     duplicates: int | None = None
     errors: list[RowError] = []
+    trained_on: int | None = None
+    """Rows that were left out because an adapter was trained on them."""
 
 
 Preferred = Literal["rag", "ft", "tie"]
@@ -91,6 +108,10 @@ class EvaluationResult(BaseModel):
     concurrency: int
     """How many questions were in flight at most."""
     asked: list[AskedQuestion]
+    arms: list[str] = ["rag", "ft"]
+    lang: Literal["ru", "en"] = "ru"
+    measurement: Measurement | None = None
+    """None where no question has a reference."""
     analysis: Analysis
     seconds: float
 

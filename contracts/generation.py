@@ -34,6 +34,8 @@ Question = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1,
 AdapterId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.[0-9a-f]{12}$")]
 """``NAME.<digest>``: a registry name, never a path or a hub id."""
 
+GivenPassage = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100_000)]
+
 
 class AskRequest(Body):
     question: Question
@@ -45,6 +47,8 @@ class AskRequest(Body):
     stream: bool = False
     reasoning: bool = False
     """Whether the answer tells what a reasoning model thought before it answered."""
+    passages: list[GivenPassage] | None = Field(default=None, min_length=1, max_length=20)
+    """Answer from these texts in place of looking any up; for the modes that retrieve."""
 
 
 class Source(BaseModel):

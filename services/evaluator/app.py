@@ -6,23 +6,28 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import httpx
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from contracts.clients import GeneratorClient, RetrieverClient
 from contracts.evaluation import Job
 from contracts.health import Readiness
+from services.evaluator.arms import DEFAULT, parse_arms
 from services.evaluator.comparison import Comparison
 from services.evaluator.jobs import Jobs
 from services.evaluator.judge import Judge
 from services.evaluator.openapi import EVALUATE_BODY, EVALUATE_RESPONSES, NOT_FOUND
+from services.evaluator.plan import MAX_HELD_OUT
 from services.evaluator.questions import read_questions
 from services.evaluator.settings import EvaluatorSettings
 from services.evaluator.store import UNFINISHED, EvaluationStore
+from services.evaluator.wording import Language
 from services.kit import create_service
 
 READY_TIMEOUT_S = 5.0
+MODES = "what is compared, by commas: base, rag, ft, rag_ft, ft:ADAPTER, rag_ft:ADAPTER, oracle, shuffled"
+MEASURE = "rows of the data file that were not trained on, to be asked and measured beside the questions"
 
 
 def create_app(
@@ -66,26 +71,33 @@ def create_app(
         return await _all_ready(generator, retriever)
 
     app = create_service("evaluator", "Questions in, result.txt out.", lifespan, readiness)
-    _add_evaluate(app, settings)
+    _add_evaluate(app, settings, comparison)
     _add_jobs(app, store)
     return app
 
 
-def _add_evaluate(app: FastAPI, settings: EvaluatorSettings) -> None:
+def _add_evaluate(app: FastAPI, settings: EvaluatorSettings, comparison: Comparison) -> None:
     @app.post(
         "/evaluate",
         response_class=PlainTextResponse,
         responses=EVALUATE_RESPONSES,
         openapi_extra={"requestBody": EVALUATE_BODY},
     )
-    async def evaluate(request: Request) -> Response:
-        """Ask every question in `rag` and `ft` and answer with result.txt.
+    async def evaluate(
+        request: Request,
+        modes: Annotated[str, Query(max_length=1000, description=MODES)] = ",".join(DEFAULT),
+        measure: Annotated[int, Query(ge=0, le=MAX_HELD_OUT, description=MEASURE)] = 0,
+        lang: Annotated[Language, Query(description="of the measured part")] = "ru",
+    ) -> Response:
+        """Ask every question in every mode and answer with result.txt.
 
-        Without a body the default questions are asked. With `Prefer: respond-async` the answer is 202 at once, and
-        `Location` names the job.
+        Without a body the default questions are asked. Questions with reference answers are measured and make a
+        verdict; of the file that an adapter was trained on only the rows that it never saw are asked. With
+        `Prefer: respond-async` the answer is 202 at once, and `Location` names the job.
         """
         jobs: Jobs = app.state.jobs
-        run = await jobs.start(await read_questions(request, settings.questions))
+        questions = await read_questions(request, settings.questions)
+        run = await jobs.start(await comparison.plan(questions, parse_arms(modes.split(",")), measure, lang))
         headers = {"X-Evaluation-Id": run.job.id}
         if _prefers_async(request):
             headers |= {"Location": f"/jobs/{run.job.id}", "Preference-Applied": "respond-async"}

@@ -1,4 +1,4 @@
-"""The story: ask every question in both modes, say who answered, let the judge compare."""
+"""The story: ask every question of every arm, say who answered, measure, let the judge compare."""
 
 import asyncio
 import logging
@@ -20,20 +20,25 @@ from contracts.errors import (
 from contracts.evaluation import (
     Analysis,
     AskedQuestion,
-    EvaluationQuestion,
     EvaluationResult,
     ModeAnswer,
-    QuestionsOrigin,
 )
-from contracts.generation import AdapterList, Answer, AskRequest, GeneratorInfo, Mode
+from contracts.generation import AdapterList, Answer, AskRequest, GeneratorInfo
+from contracts.measurement import Measurement
 from contracts.retrieval import IndexInfo
+from contracts.verdict import VerdictSettings
+from services.evaluator.arms import Arm, passage_for
 from services.evaluator.judge import Judge
+from services.evaluator.leakage import Leakage
 from services.evaluator.lines import is_blank
+from services.evaluator.measuring import Scorer, has_references, look_for_leaks, measure_run
 from services.evaluator.patience import Patience
+from services.evaluator.plan import Plan, make_plan
+from services.evaluator.questions import Questions
 from services.evaluator.report import sections
 from services.evaluator.settings import EvaluatorSettings
+from services.evaluator.wording import Language
 
-MODES = (Mode.rag, Mode.ft)
 ASK_TRIES = 5
 INFO_TIMEOUT_S = 5.0
 
@@ -53,7 +58,7 @@ _REASONS: dict[type[AskTwiceError], str] = {
 
 
 class Comparison:
-    """Asks both modes. One for the whole service: its bound holds over all evaluations that run at once."""
+    """Asks every arm. One for the whole service: its bound holds over all evaluations that run at once."""
 
     def __init__(
         self, generator: GeneratorClient, retriever: RetrieverClient, judge: Judge, settings: EvaluatorSettings
@@ -64,51 +69,91 @@ class Comparison:
         self._settings = settings
         self._places = asyncio.Semaphore(settings.concurrency)
 
-    async def run(
-        self, id: str, questions: Sequence[EvaluationQuestion], origin: QuestionsOrigin, keep: Keep
-    ) -> EvaluationResult:
-        """Ask, describe, judge. A question that fails is part of the result and stops nothing.
+    async def run(self, id: str, plan: Plan, keep: Keep) -> EvaluationResult:
+        """Look for leaks, ask, describe, measure, judge. A question that fails is part of the result and stops nothing.
 
         Raises:
             Unavailable: nothing was answered and the generator does not even say which model it runs.
         """
         created, begun = datetime.now(UTC), time.monotonic()
-        asked = await self._ask_all(questions, keep)
+        leakage = await asyncio.to_thread(look_for_leaks, plan)
+        await self._ask_all(plan, keep)
         result = EvaluationResult(
             id=id,
             created=created,
-            **await self._who_answered(asked),
-            origin=origin,
+            **await self._who_answered(plan.asked),
+            origin=plan.origin,
             concurrency=self._settings.concurrency,
-            asked=asked,
+            asked=plan.asked,
+            arms=[arm.name for arm in plan.arms],
+            lang=plan.lang,
             analysis=Analysis(model=self._judge.model),
             seconds=0.0,
         )
+        result.measurement = await asyncio.to_thread(self._measure, plan, leakage)
         result.analysis = await self._judge.analyse(sections(result), sections(result, swapped=True))
         result.seconds = time.monotonic() - begun
         return result
 
-    async def _ask_all(self, questions: Sequence[EvaluationQuestion], keep: Keep) -> list[AskedQuestion]:
-        asked = [AskedQuestion(question=question, answers=[]) for question in questions]
-        pending = iter([(index, mode) for index in range(len(asked)) for mode in MODES])
+    async def plan(self, questions: Questions, arms: Sequence[Arm], measure: int = 0, lang: Language = "ru") -> Plan:
+        """Fix what a run will ask.
+
+        Raises:
+            InvalidInput: an arm cannot be asked these questions, or there is nothing to measure on.
+        """
+        served = await _told(self._generator.adapters()) if any(arm.mode.tuned for arm in arms) else None
+        return await asyncio.to_thread(
+            make_plan,
+            questions,
+            arms,
+            served.adapters if isinstance(served, AdapterList) else [],
+            home=self._settings.home_folder,
+            data=self._settings.data,
+            measure=measure,
+            lang=lang,
+            settings=VerdictSettings(margin=self._settings.margin),
+        )
+
+    def _measure(self, plan: Plan, leakage: Leakage) -> Measurement | None:
+        encoder = self._settings.bertscore
+        scorer = self._bertscore(encoder) if encoder and has_references(plan) else None
+        return measure_run(plan, leakage, self._settings.prices, scorer, encoder)
+
+    def _bertscore(self, name: str) -> Scorer:
+        from services.evaluator.bertscore import bertscore, load_encoder
+
+        encoder = load_encoder(name, self._settings.bertscore_layer)
+
+        def score(
+            references: Sequence[str | None], answers: dict[str, list[str | None]]
+        ) -> dict[str, list[float | None]]:
+            found = bertscore(encoder, references, answers)
+            return {arm: [each.f1 if each else None for each in scores] for arm, scores in found.items()}
+
+        return score
+
+    async def _ask_all(self, plan: Plan, keep: Keep) -> None:
+        asked = plan.asked
+        order = {arm.name: place for place, arm in enumerate(plan.arms)}
+        pending = iter([(index, arm) for index in range(len(asked)) for arm in plan.arms])
         asking = _Asking(self._generator, self._settings.question_deadline_s)
 
         async def work() -> None:
-            for index, mode in pending:
+            for index, arm in pending:
+                passage = passage_for(arm, asked, index) if arm.given else None
                 async with self._places:
-                    answer = await asking.ask(asked[index].question.question, mode)
+                    answer = await asking.ask(asked[index].question.question, arm, passage)
                 await keep(index, answer)
                 asked[index].answers.append(answer)
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._settings.concurrency, len(asked) * len(MODES))):
+                for _ in range(min(self._settings.concurrency, plan.total)):
                     group.create_task(work())
         except ExceptionGroup as failed:  # only keep() can fail: the disk
             raise failed.exceptions[0] from failed
         for question in asked:
-            question.answers.sort(key=lambda answer: MODES.index(answer.mode))
-        return asked
+            question.answers.sort(key=lambda answer: order[answer.arm])
 
     async def _who_answered(self, asked: Sequence[AskedQuestion]) -> dict[str, Any]:
         """Return the fields of the result that name the engine: from the answers first, then from the services."""
@@ -143,32 +188,43 @@ class _Asking:
     def __init__(self, generator: GeneratorClient, deadline_s: float):
         self._generator = generator
         self._deadline_s = deadline_s
-        self._adapter: str | None = None
+        self._adapters: dict[str, str | None] = {}
 
-    async def ask(self, question: str, mode: Mode) -> ModeAnswer:
-        """Return the answer or the reason why there is none; never raises but when cancelled."""
+    async def ask(self, question: str, arm: Arm, passage: str | None = None) -> ModeAnswer:
+        """Return the answer or the reason why there is none; never raises but when cancelled.
+
+        Args:
+            passage: what a control answers from.
+        """
+        answer, error = None, None
+        if arm.given and passage is None:
+            return ModeAnswer(mode=arm.mode, arm=arm.name, error="у вопроса нет контекста")
         try:
             async with asyncio.timeout(self._deadline_s):
-                answer = await self._ask_patiently(question, mode)
+                answer = await self._ask_patiently(question, arm, passage)
         except TimeoutError:
-            return ModeAnswer(mode=mode, error=f"нет ответа за {self._deadline_s:g} с")
-        except AskTwiceError as error:
-            return ModeAnswer(mode=mode, error=_reason(error))
-        except Exception as error:
+            error = f"нет ответа за {self._deadline_s:g} с"
+        except AskTwiceError as refused:
+            error = _reason(refused)
+        except Exception as failed:
             log.exception("a question failed")
-            return ModeAnswer(mode=mode, error=f"внутренняя ошибка ({type(error).__name__})")
-        if is_blank(answer.answer):
-            return ModeAnswer(mode=mode, error="модель вернула пустой ответ")
-        if mode.tuned and self._adapter is None:
-            self._adapter = answer.adapter
-        return ModeAnswer(mode=mode, answer=answer)
+            error = f"внутренняя ошибка ({type(failed).__name__})"
+        if answer is not None and is_blank(answer.answer):
+            answer, error = None, "модель вернула пустой ответ"
+        if answer is not None and arm.mode.tuned:
+            self._adapters.setdefault(arm.name, answer.adapter)
+        return ModeAnswer(mode=arm.mode, arm=arm.name, answer=answer, error=error)
 
-    async def _ask_patiently(self, question: str, mode: Mode) -> Answer:
+    async def _ask_patiently(self, question: str, arm: Arm, passage: str | None) -> Answer:
         patience = Patience(ASK_TRIES, self._deadline_s)
         while True:
             try:
-                request = AskRequest(question=question, adapter=self._adapter if mode.tuned else None)
-                return await self._generator.ask(request, mode)
+                request = AskRequest(
+                    question=question,
+                    adapter=arm.adapter or self._adapters.get(arm.name),
+                    passages=[passage] if passage is not None else None,
+                )
+                return await self._generator.ask(request, arm.mode)
             except (Overloaded, Unavailable) as error:
                 if not await patience.again(error.retry_after):
                     raise

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from contracts.errors import AskTwiceError, InternalError, NotReady, Overloaded, Unavailable
 from contracts.evaluation import Job, JobState, ModeAnswer
-from services.evaluator.comparison import MODES, Comparison
-from services.evaluator.questions import Questions
+from services.evaluator.comparison import Comparison
+from services.evaluator.plan import Plan
 from services.evaluator.store import UNFINISHED, EvaluationStore, ended
 
 MAX_RUNNING = 64
@@ -43,7 +43,7 @@ class Jobs:
         self._runs: dict[str, Run] = {}
         self._closing = False
 
-    async def start(self, questions: Questions) -> Run:
+    async def start(self, plan: Plan) -> Run:
         """Begin an evaluation; it goes on by itself.
 
         Raises:
@@ -54,10 +54,9 @@ class Jobs:
             raise Unavailable("The server is stopping; ask the one that takes its place.", retry_after=5)
         if len(self._runs) >= MAX_RUNNING:
             raise Overloaded(f"{MAX_RUNNING} evaluations run already. Try again when one has ended.", retry_after=10)
-        total = len(questions.items) * len(MODES)
-        job = self._store.create(questions.items, total, as_table=questions.origin.kind == "table")
+        job = self._store.create(plan)
         run = self._runs[job.id] = Run(job)
-        run.task = asyncio.create_task(self._run(run, questions), name=job.id)
+        run.task = asyncio.create_task(self._run(run, plan), name=job.id)
         return run
 
     async def text(self, run: Run) -> str:
@@ -132,7 +131,7 @@ class Jobs:
             if run.job.state in UNFINISHED:  # stopped before its task came to its first step
                 self._settle(run, ended(run.job, run.stopped_as))
 
-    async def _run(self, run: Run, questions: Questions) -> None:
+    async def _run(self, run: Run, plan: Plan) -> None:
         id = run.job.id
 
         async def keep(index: int, answer: ModeAnswer) -> None:
@@ -140,7 +139,7 @@ class Jobs:
             run.becomes(run.job.model_copy(update={"done": run.job.done + 1}))
 
         try:
-            result = await self._comparison.run(id, questions.items, questions.origin, keep)
+            result = await self._comparison.run(id, plan, keep)
             run.writing = True
             await asyncio.to_thread(self._store.finish, result)
             final = ended(run.job, "succeeded")

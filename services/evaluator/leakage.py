@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 from contracts.facts import Embed, contradict, elsewhere, fact, same_facts
 from contracts.groups import near_duplicates, normalized
+from contracts.measurement import Regime
 from contracts.table import Row
 
 MAX_LEAKED = 0.01
@@ -25,7 +26,6 @@ LONG_WORDS = 5
 """Fewer words stand in a passage by chance."""
 
 Kind = Literal["exact", "near duplicate", "rephrased", "index"]
-Regime = Literal["trained question", "new question, known context", "new context", "no context"]
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _RUSSIAN: dict[Kind, str] = {
     "exact": "тот же вопрос",

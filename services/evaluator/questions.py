@@ -1,6 +1,7 @@
 """What is asked: the five questions, a JSON body or an uploaded CSV. Read by hand, because a body may be absent."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from starlette.datastructures import UploadFile
 
 from contracts.errors import InvalidInput, NotReady
 from contracts.evaluation import EvaluateRequest, EvaluationQuestion, QuestionsOrigin
-from contracts.table import parse_table
+from contracts.table import Table, parse_table
 from services.kit import invalid_input
 
 MAX_QUESTIONS = 10_000
@@ -18,8 +19,16 @@ MAX_QUESTIONS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Questions:
+    """``table`` is the file as a whole, where it can be trained on; ``rows`` tells each item's number in it."""
+
     items: list[EvaluationQuestion]
     origin: QuestionsOrigin
+    numbers: tuple[int, ...] = ()
+    table: Table | None = None
+
+    @property
+    def rows(self) -> Sequence[int | None]:
+        return self.numbers or [None] * len(self.items)
 
 
 async def read_questions(request: Request, default: Path) -> Questions:
@@ -104,4 +113,15 @@ def from_csv(content: bytes, name: str) -> Questions:
         duplicates=table.duplicates,
         errors=table.errors,
     )
-    return Questions(items, origin)
+    return Questions(items, origin, tuple(row.number for row in table.rows), _whole(content, name))
+
+
+def _whole(content: bytes, name: str) -> Table | None:
+    """Return the table as a training would read it; None where it cannot be trained on."""
+    try:
+        table = parse_table(content, name, ("question", "answer"), ("context",))
+    except InvalidInput:
+        return None
+    for row in table.rows:
+        row.cells.setdefault("context", "")
+    return table

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.artifacts import Home
+from services.evaluator.operations import Prices
 
 _SNAPSHOTS = {"gpt-4o-mini": "gpt-4o-mini-2024-07-18"}
 
@@ -25,6 +26,14 @@ class EvaluatorSettings(BaseSettings):
     retriever_url: str = "http://retriever:8000"
     concurrency: int = Field(default=8, ge=1, le=256)
     """Questions in flight at the generator, over all evaluations together."""
+    margin: float = Field(default=0.05, gt=0, lt=0.5)
+    """Differences of the arms' means up to this do not matter; fixed before a run."""
+    bertscore: str | None = None
+    """Encoder of BERTScore: hub id or folder. None does not measure it."""
+    bertscore_layer: int | None = Field(default=None, ge=1)
+    """Its layer, where bert-score knows none for it."""
+    price_hour: float = Field(default=0.0, ge=0)
+    """Of an hour of the machine that answers and trains, for the cost of answers; 0 leaves cost unmeasured."""
     question_deadline_s: float = Field(default=240.0, gt=0)
     """After this long a question counts as failed, tries and waits included."""
     judge_model: str = "gpt-4o-mini"
@@ -53,6 +62,10 @@ class EvaluatorSettings(BaseSettings):
         if self.judge_max_cost is not None and None in (self.judge_price_in, self.judge_price_out):
             raise ValueError("ASKTWICE_JUDGE_MAX_COST needs ASKTWICE_JUDGE_PRICE_IN and ASKTWICE_JUDGE_PRICE_OUT")
         return self
+
+    @property
+    def prices(self) -> Prices | None:
+        return Prices(hour=self.price_hour) if self.price_hour else None
 
     @property
     def grading_model(self) -> str:

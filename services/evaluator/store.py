@@ -18,19 +18,21 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from contracts.artifacts import Home, write_atomically, write_json_atomically
+from contracts.artifacts import MANIFEST, Home, write_atomically, write_json_atomically
 from contracts.errors import AskTwiceError, NotFound, NotReady
 from contracts.evaluation import EvaluationQuestion, EvaluationResult, Job, JobState, ModeAnswer
-from contracts.generation import Mode
 from contracts.table import QA_COLUMNS
-from services.evaluator.report import answer_of, result_text, shown_answer
+from services.evaluator.page import report_html
+from services.evaluator.plan import Plan
+from services.evaluator.report import result_text
+from services.evaluator.tables import item_lines, items_table, side_by_side
 
 UNFINISHED: tuple[JobState, ...] = ("queued", "running")
 QUESTIONS, QUESTIONS_TABLE = "questions.json", "questions.csv"
 ANSWERS, JOB = "answers.jsonl", "job.json"
 RESULTS, TABLE, RESULT = "results.json", "answers.csv", "result.txt"
+ITEMS, ITEM_LINES, REPORT = "items.csv", "items.jsonl", "report.html"
 _ID = re.compile(r"ev_\d{8}T\d{6}Z_[0-9a-f]{8}")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 class KeptAnswer(BaseModel):
@@ -50,7 +52,7 @@ class EvaluationStore:
         self._folder = home.evaluations
         self._locks: dict[str, int] = {}
 
-    def create(self, questions: Sequence[EvaluationQuestion], total: int, as_table: bool = False) -> Job:
+    def create(self, plan: Plan) -> Job:
         """Make a new evaluation that runs, with nothing answered yet.
 
         Its questions are kept as they can be sent again: as a table where they came as one, else as a JSON body, no
@@ -61,11 +63,12 @@ class EvaluationStore:
         folder.mkdir(parents=True)
         self._locks[id] = os.open(folder / ANSWERS, os.O_CREAT | os.O_WRONLY, 0o644)
         fcntl.flock(self._locks[id], fcntl.LOCK_EX)
-        if as_table:
-            write_atomically(folder / QUESTIONS_TABLE, _questions_table(questions))
+        if plan.origin.kind == "table":
+            write_atomically(folder / QUESTIONS_TABLE, _questions_table(plan.shown))
         else:
-            write_atomically(folder / QUESTIONS, _questions_body(questions))
-        job = Job(id=id, state="running", done=0, total=total)
+            write_atomically(folder / QUESTIONS, _questions_body(plan.shown))
+        write_json_atomically(folder / MANIFEST, {"id": id, **plan.frozen()})
+        job = Job(id=id, state="running", done=0, total=plan.total)
         self.save(job)
         return job
 
@@ -93,6 +96,9 @@ class EvaluationStore:
             raise FileExistsError(f"{folder / RESULT} is there already")
         write_atomically(folder / RESULTS, (result.model_dump_json(indent=2) + "\n").encode("utf-8", "replace"))
         write_atomically(folder / TABLE, side_by_side(result))
+        write_atomically(folder / ITEMS, items_table(result))
+        write_atomically(folder / ITEM_LINES, item_lines(result))
+        write_atomically(folder / REPORT, report_html(result).encode("utf-8", "replace"))
         write_atomically(folder / RESULT, result_text(result).encode())
 
     def save(self, job: Job) -> None:
@@ -178,31 +184,6 @@ def _questions_table(questions: Sequence[EvaluationQuestion]) -> bytes:
     writer.writerow(QA_COLUMNS)
     writer.writerows((question.question, question.answer, question.context) for question in questions)
     return text.getvalue().encode()
-
-
-def side_by_side(result: EvaluationResult) -> bytes:
-    """Return answers.csv: a row a question, both answers beside each other, safe to open in a spreadsheet."""
-    import pandas
-
-    rows = []
-    for n, asked in enumerate(result.asked, start=1):
-        row: dict[str, object] = {"n": n, "question": asked.question.question, "reference": asked.question.answer}
-        for mode in (Mode.rag, Mode.ft):
-            answer = answer_of(asked, mode)
-            given = answer.answer if answer else None
-            row[mode.value] = given.answer if given else shown_answer(answer)
-            row[f"{mode.value}_seconds"] = given.timings_ms.total / 1000 if given else None
-        sources = (answer_of(asked, Mode.rag) or ModeAnswer(mode=Mode.rag)).answer
-        row["rag_sources"] = "\n".join(f"[{s.n}] {s.title}" for s in sources.sources) if sources else None
-        rows.append({column: _safe_cell(cell) for column, cell in row.items()})
-    text = io.StringIO()
-    pandas.DataFrame(rows).to_csv(text, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    return text.getvalue().encode("utf-8-sig", "replace")
-
-
-def _safe_cell(cell: object) -> object:
-    """A spreadsheet runs cells that begin like a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _is_free(path: Path) -> bool:

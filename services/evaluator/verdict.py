@@ -13,6 +13,9 @@ from services.evaluator.statistics import Floats, Places, clustered_mean, correc
 
 DOUBT = 2
 """Times alpha, from which on the sign flips' p contradicts: scores of a few values make them the more careful test."""
+CARE = 0.9
+"""Of alpha, from which a winner is named: of two equal arms one is named in at most alpha of all runs, simulated
+(docs/verdict.md), although the interval's coverage is that of an approximation."""
 Scores = dict[str, dict[str, float]]
 """Arm -> item -> score."""
 
@@ -96,7 +99,7 @@ def _contrasts(
     for n, differs, same in zip(told, p_holm.tolist(), p_equivalent.tolist(), strict=True):
         outcome = Outcome.not_enough_data
         flips = made[n].p_sign_flip
-        if differs <= settings.alpha and (flips is None or flips <= DOUBT * settings.alpha):
+        if differs <= CARE * settings.alpha and (flips is None or flips <= DOUBT * settings.alpha):
             outcome = Outcome.better
         elif same <= settings.alpha:
             outcome = Outcome.equivalent

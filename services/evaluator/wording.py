@@ -1,11 +1,19 @@
 """A verdict in words, Russian or English. No arm is called better where its interval holds zero."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from contracts.verdict import Contrast, Outcome, Verdict
 
 Language = Literal["ru", "en"]
+_ARMS: dict[str, dict[Language, str]] = {
+    "base": {"ru": "Без обучения и поиска", "en": "Base model"},
+    "rag": {"ru": "RAG", "en": "RAG"},
+    "ft": {"ru": "Fine-tuning", "en": "Fine-tuning"},
+    "rag_ft": {"ru": "RAG + Fine-tuning", "en": "RAG + Fine-tuning"},
+    "oracle": {"ru": "Контроль: верный контекст", "en": "Control: the right context"},
+    "shuffled": {"ru": "Контроль: чужой контекст", "en": "Control: another context"},
+}
 _TEXT: dict[str, dict[Language, str]] = {
     "better": {
         "ru": "Вывод: лучше {winner}. Разница с каждым из остальных больше, чем может дать случай.",
@@ -57,8 +65,20 @@ _TEXT: dict[str, dict[Language, str]] = {
 }
 
 
-def verdict_lines(verdict: Verdict, language: Language = "ru") -> Iterator[str]:
-    """Yield the verdict, then what it rests on, a line each."""
+def arm_label(arm: str, language: Language) -> str:
+    """Return an arm's name for people: ``ft:<adapter>`` keeps its adapter."""
+    head, colon, adapter = arm.partition(":")
+    named = _ARMS.get(head, {"ru": head, "en": head})[language]
+    return f"{named} ({adapter})" if colon else named
+
+
+def verdict_lines(verdict: Verdict, language: Language = "ru", label: Callable[[str], str] = str) -> Iterator[str]:
+    """Yield the verdict, then what it rests on, a line each.
+
+    Args:
+        label: how an arm is called.
+    """
+    verdict = _labelled(verdict, label)
 
     def say(name: str, **values: object) -> str:
         return _TEXT[name][language].format(**values)
@@ -93,10 +113,8 @@ def verdict_lines(verdict: Verdict, language: Language = "ru") -> Iterator[str]:
             continue
         interval = ""
         if arm.low is not None and arm.high is not None:
-            interval = f" ({_number(100 * arm.low, language)}–{_number(100 * arm.high, language)} %)"
-        yield say(
-            "mean", arm=arm.arm, mean=f"{_number(100 * arm.mean, language)} %", interval=interval, items=arm.items
-        )
+            interval = f" ({number(100 * arm.low, language)}–{number(100 * arm.high, language)} %)"
+        yield say("mean", arm=arm.arm, mean=f"{number(100 * arm.mean, language)} %", interval=interval, items=arm.items)
     for contrast in verdict.contrasts:
         if contrast.difference is not None:
             yield say(
@@ -105,6 +123,24 @@ def verdict_lines(verdict: Verdict, language: Language = "ru") -> Iterator[str]:
                 wins=contrast.wins, losses=contrast.losses, ties=contrast.ties,
                 dropped=say("dropped", dropped=contrast.dropped) if contrast.dropped else "",
             )  # fmt: skip
+
+
+def _labelled(verdict: Verdict, label: Callable[[str], str]) -> Verdict:
+    def named(contrast: Contrast) -> Contrast:
+        return contrast.model_copy(update={"a": label(contrast.a), "b": label(contrast.b)})
+
+    return verdict.model_copy(
+        update={
+            "winner": verdict.winner and label(verdict.winner),
+            "top": list(map(label, verdict.top)),
+            "arms": [arm.model_copy(update={"arm": label(arm.arm)}) for arm in verdict.arms],
+            "contrasts": list(map(named, verdict.contrasts)),
+            "trade_offs": [
+                each.model_copy(update={"arm": label(each.arm), "contrast": named(each.contrast)})
+                for each in verdict.trade_offs
+            ],
+        }
+    )
 
 
 def _interval(contrast: Contrast, language: Language) -> str:
@@ -116,12 +152,13 @@ def _interval(contrast: Contrast, language: Language) -> str:
 
 def _points(share: float, language: Language, signed: bool = True) -> str:
     """Return percentage points with one digit."""
-    text = _number(100 * share, language)
+    text = number(100 * share, language)
     if not signed:
         return text
     return f"+{text}" if round(100 * share, 1) > 0 else text.replace("-", "−")
 
 
-def _number(value: float, language: Language) -> str:
+def number(value: float, language: Language) -> str:
+    """Return a number with one digit after the point, or the comma."""
     text = f"{value + 0.0:.1f}".replace("-0.0", "0.0")
     return text.replace(".", ",") if language == "ru" else text

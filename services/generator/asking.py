@@ -57,11 +57,19 @@ class Wish:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     reasoning: bool = False
+    passages: tuple[str, ...] = ()
+    """Answered from in place of what would be looked up."""
     limit_name: str = "max_new_tokens"
     """What the route calls the limit of the answer's tokens."""
 
     @classmethod
     def of_question(cls, request: AskRequest, mode: Mode, system_prompt: str) -> "Wish":
+        """
+        Raises:
+            InvalidInput: passages are given to a mode that takes none.
+        """
+        if request.passages and not mode.retrieves:
+            raise InvalidInput(f"passages: the mode {mode.value} takes none; ask in rag or rag_ft.")
         return cls(
             question=request.question,
             history=[{"role": "system", "content": system_prompt}],
@@ -72,6 +80,7 @@ class Wish:
             temperature=request.temperature,
             seed=request.seed,
             reasoning=request.reasoning,
+            passages=tuple(request.passages or ()),
         )
 
     @classmethod
@@ -175,7 +184,10 @@ class Asking:
     async def _prepare(self, wish: Wish, begun: float) -> Asked:
         adapter = await self._adapters.resolve(wish.mode, wish.adapter)
         passages: list[Passage] = []
-        if wish.mode.retrieves:
+        if wish.passages:
+            given = enumerate(wish.passages, start=1)
+            passages = [Passage(id=f"given-{n}", title=f"given {n}", text=text, score=1.0) for n, text in given]
+        elif wish.mode.retrieves:
             if self._retriever is None:
                 raise Unavailable("No retriever is configured: set ASKTWICE_RETRIEVER_URL.")
             if len(wish.question) > MAX_QUERY:

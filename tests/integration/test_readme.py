@@ -21,7 +21,8 @@ COMMANDS = [
 ELSEWHERE = {
     "make demo": "tests/integration/conftest.py: make_demo",
     "make test": "the suite that you are reading",
-    "make demo DATA=my.csv QUESTIONS=my_questions.txt": "tests/integration/test_demo.py: test_the_users_own_file_in_cp1251_with_semicolons",
+    "make demo DATA=my.csv QUESTIONS=my_questions.txt": "tests/integration/test_demo.py:"
+    " test_the_users_own_file_in_cp1251_with_semicolons",
     "docker compose up -d": "tests/deploy/test_stack.py (make slow)",
     "docker compose -f docker-compose.yml -f docker-compose.cpu.yml up -d": "tests/deploy/test_stack.py (make slow)",
 }

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel
-
+from contracts.measurement import AnswerMetrics, ValuesFound, Why
 from services.evaluator.metrics.correctness import abstains, correctness, evidence
-from services.evaluator.metrics.text import Language, content, language, lemmas, russian_share, words
+from services.evaluator.metrics.text import content, language, lemmas, russian_share, words
 from services.evaluator.metrics.values import Value, bare, compare, facts, supported, values
-
-Why = Literal["no_answer", "no_reference", "no_passages", "no_values", "nothing_to_check", "no_letters", "too_short"]
 
 WHY: dict[Why, dict[str, str]] = {
     "no_answer": {"ru": "нет ответа", "en": "there is no answer"},
@@ -19,6 +16,8 @@ WHY: dict[Why, dict[str, str]] = {
     "no_values": {"ru": "нет чисел, дат и названий", "en": "there are no numbers, dates or names"},
     "nothing_to_check": {"ru": "в ответе нет утверждений", "en": "the answer claims nothing"},
     "no_letters": {"ru": "в ответе нет букв", "en": "the answer has no letters"},
+    "no_encoder": {"ru": "не задан кодировщик BERTScore", "en": "no encoder of BERTScore was given"},
+    "not_found": {"ru": "своего контекста среди найденных нет", "en": "the own context is not among the passages"},
     "too_short": {"ru": "ответ слишком короткий", "en": "the answer is too short"},
 }
 """Why something was not measured, as it is shown."""
@@ -29,43 +28,6 @@ COPIED = 5
 """Words from which a piece of a passage is copied and not merely named."""
 KNOWN = 0.5
 """Share of the reference's facts from which passages are taken to hold the answer."""
-
-
-class ValuesFound(BaseModel):
-    """The reference's values in an answer, as they are written in the reference; see ``values.Compared``."""
-
-    matched: list[str]
-    missing: list[str]
-    contradicted: list[str]
-    foreign: list[str]
-
-
-class AnswerMetrics(BaseModel):
-    """What was measured of one answer. Shares are 0 to 1, ``chrf`` and ``rouge_l`` too, ``words`` is a number of words.
-
-    What could not be measured is None, and ``not_measured`` tells by the field's name why: a failure is never a zero.
-    docs/metrics.md has the source and the traps of each.
-    """
-
-    correct: float | None = None
-    values: ValuesFound | None = None
-    values_precision: float | None = None
-    values_recall: float | None = None
-    exact_match: float | None = None
-    token_f1: float | None = None
-    chrf: float | None = None
-    rouge_l: float | None = None
-    faithfulness: float | None = None
-    unsupported: list[str] | None = None
-    """The answer's values that no passage has."""
-    copied: float | None = None
-    abstained: bool | None = None
-    abstention_right: bool | None = None
-    language: Language | None = None
-    russian_share: float | None = None
-    words: int | None = None
-    repetition: float | None = None
-    not_measured: dict[str, Why] = {}
 
 
 def measure(
@@ -85,7 +47,7 @@ def measure(
     reference = reference if reference and words(reference) else None
     passages = [passage for passage in passages or [] if words(passage)]
     found: dict[str, Any] = {"abstained": abstains(answer, question), "words": len(words(answer))}
-    why: dict[str, Why] = {}
+    why: dict[str, Why] = {"bertscore": "no_encoder", "gold_place": "not_found" if passages else "no_passages"}
     for name, value, reason in (
         *_against_reference(answer, reference, question),
         *_against_passages(answer, passages, question),

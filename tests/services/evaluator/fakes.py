@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +32,9 @@ from contracts.generation import (
     Usage,
 )
 from contracts.health import Readiness
+from contracts.verdict import VerdictSettings
+from services.evaluator.arms import DEFAULT, parse_arms
+from services.evaluator.plan import Plan
 from services.kit import create_service
 
 ADAPTER = "qa.0123456789ab"
@@ -201,3 +204,10 @@ async def turns(count: int = 50) -> None:
     """Let everything that can run, run."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def plan_of(questions: Sequence[EvaluationQuestion], *, table: bool = False, arms: Sequence[str] = DEFAULT) -> Plan:
+    """A plan to ask these questions, of which nobody knows what was trained on."""
+    origin = QuestionsOrigin(kind="table" if table else "request")
+    asked = [AskedQuestion(question=question, answers=[]) for question in questions]
+    return Plan(asked=asked, origin=origin, arms=parse_arms(arms), train=None, verdict=VerdictSettings())

@@ -12,15 +12,14 @@ from fastapi import FastAPI
 
 from contracts.clients import EvaluatorClient
 from contracts.errors import Unavailable
-from contracts.evaluation import EvaluationQuestion, QuestionsOrigin
+from contracts.evaluation import EvaluationQuestion
 from contracts.generation import Answer, Mode
 from contracts.health import Readiness
-from services.evaluator.questions import Questions
 from services.evaluator.settings import EvaluatorSettings
 from services.kit import PROBLEM_JSON
 from tests import fake_openai as fake
 from tests.fake_openai import FakeOpenAI
-from tests.services.evaluator.fakes import FIVE, FakeGenerator, make_answer, opened, served, turns
+from tests.services.evaluator.fakes import FIVE, FakeGenerator, make_answer, opened, plan_of, served, turns
 from tests.serving import eventually
 
 Build = Callable[[EvaluatorSettings], FastAPI]
@@ -102,7 +101,9 @@ def test_json_questions_may_be_strings_or_objects(evaluator: Build, settings: Ev
     body = {"questions": ["Первый?", {"question": "Второй?", "answer": "Да", "context": "Текст"}]}
     response = post(evaluator(settings), json=body)
     assert questions_of(response.text) == ["Первый?", "Второй?"] * 2
-    assert "эталонные ответы заданы для 1 из 2" in response.text
+    assert "Измерено на вопросах с эталонными ответами: 1;" in response.text
+    assert "обучающие строки неизвестны" in response.text
+    assert "Вывод: данных мало, чтобы назвать лучшего." in response.text
 
 
 def test_a_csv_from_excel_in_cp1251_is_read_and_every_row_accounted_for(
@@ -427,7 +428,7 @@ def test_when_the_server_stops_all_who_wait_are_told_at_once(
             watching = asyncio.create_task(client.get(f"/jobs/{folder.name}/events"))
             await turns()
             jobs = app.state.jobs
-            not_begun = await jobs.start(Questions([EvaluationQuestion(question="?")], QuestionsOrigin(kind="request")))
+            not_begun = await jobs.start(plan_of([EvaluationQuestion(question="?")]))
             await asyncio.gather(jobs.close(), jobs.close())
             await jobs.close()
             response = await waiting

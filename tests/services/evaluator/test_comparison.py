@@ -8,7 +8,7 @@ import pytest
 
 from contracts.clients import GeneratorClient, RetrieverClient
 from contracts.errors import InternalError, Overloaded, Unavailable
-from contracts.evaluation import EvaluationQuestion, EvaluationResult, ModeAnswer, QuestionsOrigin
+from contracts.evaluation import EvaluationQuestion, EvaluationResult, ModeAnswer
 from contracts.generation import Answer, Mode
 from contracts.health import Readiness
 from services.evaluator.comparison import Comparison
@@ -21,11 +21,10 @@ from tests.services.evaluator.fakes import (
     client_of,
     make_adapter,
     make_answer,
+    plan_of,
     retriever_app,
     turns,
 )
-
-ORIGIN = QuestionsOrigin(kind="request")
 
 
 def compare(
@@ -42,7 +41,7 @@ def compare(
         comparison = Comparison(*clients, Judge(settings), settings)
         questions = [EvaluationQuestion(question=f"Вопрос номер {n}?") for n in range(count)]
         results = await asyncio.gather(
-            *(comparison.run(f"ev_{n}", questions, ORIGIN, keep) for n in range(evaluations))
+            *(comparison.run(f"ev_{n}", plan_of(questions), keep) for n in range(evaluations))
         )
         return results[-1]
 

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from asktwice.cli import cli
 from asktwice.profiles import SAMPLE_DATA
+from contracts.measurement import AnswerMetrics
 from contracts.table import Row, parse_table, read_bytes
 from services.evaluator.metrics.answer import (
     WHY,
-    AnswerMetrics,
     chrf,
     copied,
     exact_match,

@@ -20,8 +20,9 @@ from contracts.generation import Mode
 from services.evaluator.questions import from_csv, from_json
 from services.evaluator.report import result_text
 from services.evaluator.settings import EvaluatorSettings
-from services.evaluator.store import EvaluationStore, ended, side_by_side
-from tests.services.evaluator.fakes import make_answer, make_result, opened
+from services.evaluator.store import EvaluationStore, ended
+from services.evaluator.tables import side_by_side
+from tests.services.evaluator.fakes import make_answer, make_result, opened, plan_of
 
 QUESTIONS = [EvaluationQuestion(question="Сколько стоит?", answer="100"), EvaluationQuestion(question="Есть Python?")]
 TEXTS = {Mode.rag: ["Сто.", None], Mode.ft: ["=1+1", "Да;\nдва"]}
@@ -37,7 +38,7 @@ def folder(tmp_path: Path, id: str) -> Path:
 
 
 def test_a_finished_evaluation_lies_there_whole(store: EvaluationStore, tmp_path: Path) -> None:
-    job = store.create(QUESTIONS, 4)
+    job = store.create(plan_of(QUESTIONS))
     result = make_result(TEXTS, ["Сколько стоит?", "Есть Python?"], id=job.id)
     store.finish(result)
     store.save(ended(job, "succeeded"))
@@ -50,8 +51,12 @@ def test_a_finished_evaluation_lies_there_whole(store: EvaluationStore, tmp_path
     assert sorted(path.name for path in there.iterdir()) == [
         "answers.csv",
         "answers.jsonl",
+        "items.csv",
+        "items.jsonl",
         "job.json",
+        "manifest.json",
         "questions.json",
+        "report.html",
         "result.txt",
         "results.json",
     ]
@@ -68,7 +73,7 @@ AWKWARD = [
 def test_the_questions_of_a_table_are_kept_as_a_table_that_reads_back_exactly(
     store: EvaluationStore, tmp_path: Path
 ) -> None:
-    job = store.create(AWKWARD, 8, as_table=True)
+    job = store.create(plan_of(AWKWARD, table=True))
     kept = from_csv((folder(tmp_path, job.id) / "questions.csv").read_bytes(), "questions.csv")
     assert kept.items == AWKWARD
     assert (kept.origin.read, kept.origin.rejected, kept.origin.duplicates) == (4, 0, 0)
@@ -80,14 +85,14 @@ def test_the_questions_of_a_table_are_kept_as_a_table_that_reads_back_exactly(
 def test_the_questions_of_a_body_are_kept_as_a_body_that_is_no_longer(store: EvaluationStore, tmp_path: Path) -> None:
     sent = '{"questions":["Сколько?","Сколько?","a\\"b\\u0007",{"question":"Да?","answer":"нет"}]}'.encode()
     questions = from_json(sent).items
-    job = store.create(questions, 8)
+    job = store.create(plan_of(questions))
     kept = (folder(tmp_path, job.id) / "questions.json").read_bytes()
     assert from_json(kept).items == questions
     assert len(kept) <= len(sent)
 
 
 def test_a_finished_evaluation_is_never_overwritten(store: EvaluationStore) -> None:
-    job = store.create(QUESTIONS, 4)
+    job = store.create(plan_of(QUESTIONS))
     store.finish(make_result(TEXTS, ["а", "б"], id=job.id))
     with pytest.raises(FileExistsError):
         store.finish(make_result(TEXTS, ["в", "г"], id=job.id))
@@ -125,7 +130,7 @@ def test_an_id_is_never_a_path(store: EvaluationStore, id: str) -> None:
 def test_a_running_evaluation_is_not_ready_and_another_process_sees_that_it_runs(
     store: EvaluationStore, tmp_path: Path
 ) -> None:
-    job = store.create(QUESTIONS, 4)
+    job = store.create(plan_of(QUESTIONS))
     store.keep(job.id, 0, ModeAnswer(mode=Mode.rag, answer=make_answer("?", Mode.rag)))
     with pytest.raises(NotReady, match="1 of 4"):
         store.text(job.id)
@@ -135,7 +140,7 @@ def test_a_running_evaluation_is_not_ready_and_another_process_sees_that_it_runs
 
 
 def test_an_answer_that_a_kill_cut_off_does_not_hide_the_others(store: EvaluationStore, tmp_path: Path) -> None:
-    job = store.create(QUESTIONS, 4)
+    job = store.create(plan_of(QUESTIONS))
     answer = ModeAnswer(mode=Mode.rag, answer=make_answer("?", Mode.rag, "строка\nдругая\u2028третья"))
     store.keep(job.id, 0, answer)
     with (folder(tmp_path, job.id) / "answers.jsonl").open("ab") as file:
@@ -150,9 +155,10 @@ from contracts.evaluation import EvaluationQuestion, ModeAnswer
 from contracts.generation import Mode
 from pathlib import Path
 from services.evaluator.store import EvaluationStore
+from tests.services.evaluator.fakes import plan_of
 
 store = EvaluationStore(Home(path=Path(sys.argv[1])))
-job = store.create([EvaluationQuestion(question="?")] * 2, 4)
+job = store.create(plan_of([EvaluationQuestion(question="?")] * 2))
 for index, mode in ((0, Mode.rag), (0, Mode.ft), (1, Mode.rag)):
     store.keep(job.id, index, ModeAnswer(mode=mode, error=f"{index} {mode}"))
 print(job.id, flush=True)
@@ -186,7 +192,7 @@ def test_after_sigkill_what_was_answered_is_there_and_the_evaluation_is_called_i
 
 def test_a_kill_after_the_last_write_loses_nothing(store: EvaluationStore, tmp_path: Path) -> None:
     """Killed between result.txt and job.json: the result is there, so the evaluation succeeded."""
-    job = store.create(QUESTIONS, 4)
+    job = store.create(plan_of(QUESTIONS))
     store.finish(make_result(TEXTS, ["а", "б"], id=job.id))
     store.save(ended(job, "interrupted"))  # lets go of the lock, as a death would
     store.save(job)

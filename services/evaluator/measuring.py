@@ -1,0 +1,265 @@
+"""What the answers are worth: every metric of every answer, each arm's figures, and the verdict."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from statistics import fmean
+
+from contracts.evaluation import AskedQuestion, ModeAnswer
+from contracts.generation import Answer
+from contracts.measurement import (
+    AnswerMetrics,
+    ArmMeasured,
+    LeakageFound,
+    LeakedRow,
+    Measurement,
+    OperationsMeasured,
+    Regime,
+)
+from contracts.ranking import figures
+from contracts.table import Row
+from contracts.verdict import ScoredItem, Verdict
+from services.evaluator.arms import CONTROLS
+from services.evaluator.leakage import Leakage, find_leakage, regimes
+from services.evaluator.metrics.answer import measure
+from services.evaluator.metrics.retrieval import gold_place
+from services.evaluator.operations import Prices, break_even, cost_of_one, cost_per_right, operations
+from services.evaluator.plan import Plan
+from services.evaluator.tables import cluster_of, item_id
+from services.evaluator.verdict import decide
+
+Scorer = Callable[[Sequence[str | None], dict[str, list[str | None]]], dict[str, list[float | None]]]
+"""References and each arm's answers in, F1 of BERTScore out."""
+
+_UNKNOWN_TRAINING = {
+    "ru": "обучающие строки неизвестны, поэтому утечка из обучения не проверена",
+    "en": "the training rows are not known, so leakage from training was not looked for",
+}
+
+
+def look_for_leaks(plan: Plan) -> Leakage:
+    """Look for questions that training gives away; done before anything is asked."""
+    return find_leakage(plan.train or [], _rows(plan.asked))
+
+
+def measure_run(
+    plan: Plan,
+    leakage: Leakage,
+    prices: Prices | None = None,
+    scorer: Scorer | None = None,
+    encoder: str | None = None,
+) -> Measurement | None:
+    """Measure every answer in place, and return what follows for the arms; None where no question has a reference.
+
+    Args:
+        plan: with all answers.
+        leakage: of :func:`look_for_leaks`.
+        prices: as the user stated them.
+        scorer: computes BERTScore; without one it is not measured.
+        encoder: its name, for the report.
+    """
+    for question in plan.asked:
+        for given in question.answers:
+            given.metrics = _metrics(question, given)
+    tested = [question for question in plan.asked if _has_reference(question)]
+    if not tested:
+        return None
+    if scorer:
+        _add_bertscore(tested, [arm.name for arm in plan.arms], scorer)
+    rows = _rows(plan.asked)
+    leakage = _with_index(leakage, rows, tested)
+    found = regimes(plan.train or [], rows, leakage)
+    for row in rows:
+        plan.asked[row.number - 1].regime = found[row.number] if plan.train is not None else "not known"
+    measurement = Measurement(
+        questions=len(tested),
+        regimes=dict(Counter(question.regime for question in tested if question.regime)),
+        leakage=_told(leakage, plan),
+        arms=[_arm(plan, name, tested, prices) for name in (arm.name for arm in plan.arms)],
+        encoder=encoder if scorer else None,
+    )
+    leaked = () if leakage.invalid else {leak.test for leak in leakage.leaks}
+    items = scored_items(plan.asked, leaked)
+    measurement.verdict, measurement.why = _verdict(plan, items, measurement.leakage)
+    measurement.break_even = _break_even(plan, tested, prices)
+    return measurement
+
+
+def has_references(plan: Plan) -> bool:
+    """Return whether there is anything to measure against."""
+    return any(map(_has_reference, plan.asked))
+
+
+def scored_items(asked: Sequence[AskedQuestion], left_out: Collection[int] = ()) -> list[ScoredItem]:
+    """Return the scores that the verdict compares; questions on one context are one cluster.
+
+    Args:
+        asked: those without a reference have no scores.
+        left_out: their places, from 1.
+    """
+    return [
+        ScoredItem(
+            item=item_id(number),
+            cluster=cluster_of(question, number),
+            arm=given.arm,
+            score=given.metrics.correct if given.metrics else None,
+        )
+        for number, question in enumerate(asked, start=1)
+        if _has_reference(question) and number not in left_out
+        for given in question.answers
+    ]
+
+
+def _has_reference(question: AskedQuestion) -> bool:
+    return bool((question.question.answer or "").strip())
+
+
+def _rows(asked: Sequence[AskedQuestion]) -> list[Row]:
+    """Number the questions by their place: their own row numbers may be those of two files."""
+    return [
+        Row(
+            number,
+            {
+                "question": each.question.question,
+                "answer": each.question.answer or "",
+                "context": each.question.context or "",
+            },
+        )
+        for number, each in enumerate(asked, start=1)
+        if _has_reference(each)
+    ]
+
+
+def _metrics(question: AskedQuestion, given: ModeAnswer) -> AnswerMetrics | None:
+    if given.answer is None:
+        return None
+    passages = [source.text for source in given.answer.sources]
+    found = measure(given.answer.answer, question.question.answer, question.question.question, passages or None)
+    if passages and question.question.context:
+        found.gold_place = gold_place(passages, question.question.context)
+    if found.gold_place is not None:
+        del found.not_measured["gold_place"]
+    return found
+
+
+def _add_bertscore(tested: Sequence[AskedQuestion], arms: Sequence[str], scorer: Scorer) -> None:
+    answers = {name: [_text(question, name) for question in tested] for name in arms}
+    scores = scorer([question.question.answer for question in tested], answers)
+    for place, question in enumerate(tested):
+        for given in question.answers:
+            if given.metrics:
+                given.metrics.bertscore = scores[given.arm][place]
+                given.metrics.not_measured.pop("bertscore", None)
+
+
+def _text(question: AskedQuestion, arm: str) -> str | None:
+    given = next((given for given in question.answers if given.arm == arm), None)
+    return given.answer.answer if given and given.answer else None
+
+
+def _with_index(leakage: Leakage, rows: Sequence[Row], tested: Sequence[AskedQuestion]) -> Leakage:
+    """Add what the passages that were found give away."""
+    passages = {s.text for q in tested for given in q.answers if given.answer for s in given.answer.sources}
+    indexed = find_leakage([], rows, sorted(passages)).leaks
+    known = {leak.test for leak in leakage.leaks}
+    added = [leak for leak in indexed if leak.test not in known]
+    return Leakage(leakage.tested, tuple(sorted([*leakage.leaks, *added], key=lambda leak: leak.test)))
+
+
+def _told(leakage: Leakage, plan: Plan) -> LeakageFound:
+    checked = plan.train is not None
+    return LeakageFound(
+        checked=checked,
+        tested=leakage.tested,
+        rows=[
+            LeakedRow(
+                row=plan.asked[leak.test - 1].row or leak.test,
+                source=leak.train,
+                kind=leak.kind,
+                similarity=round(leak.similarity, 4),
+            )
+            for leak in leakage.leaks
+        ],
+        share=leakage.share,
+        invalid=leakage.invalid,
+        reason=leakage.reason(plan.lang) or (None if checked else _UNKNOWN_TRAINING[plan.lang]),
+    )
+
+
+def _verdict(plan: Plan, items: Sequence[ScoredItem], leakage: LeakageFound) -> tuple[Verdict | None, str | None]:
+    silent = [arm.name for arm in plan.arms if not any(i.arm == arm.name and i.score is not None for i in items)]
+    if len(plan.arms) < 2:
+        return None, {"ru": "сравнивать не с чем: опрошен один способ", "en": "one arm alone was asked"}[plan.lang]
+    if silent:
+        names = ", ".join(silent)
+        reason = {"ru": f"ни одного оценённого ответа: {names}", "en": f"no answer could be graded: {names}"}
+        return None, reason[plan.lang]
+    compared = [item for item in items if item.arm not in CONTROLS]
+    if len({item.arm for item in compared}) < 2:
+        return None, {"ru": "кроме контрольных, опрошен один способ", "en": "one arm beside the controls"}[plan.lang]
+    invalid = [leakage.reason] if leakage.invalid and leakage.reason else []
+    return decide(compared, plan.verdict, invalid=invalid), None
+
+
+def _arm(plan: Plan, name: str, tested: Sequence[AskedQuestion], prices: Prices | None) -> ArmMeasured:
+    given = [(q, a) for q in tested for a in q.answers if a.arm == name]
+    answers = [a.answer for _, a in given if a.answer]
+    found = [a.metrics for _, a in given if a.metrics]
+    values = {field: [v for m in found if (v := _number(m, field)) is not None] for field in _FIELDS}
+    by_regime: dict[Regime, list[float]] = {}
+    for question, answer in given:
+        if question.regime and answer.metrics and answer.metrics.correct is not None:
+            by_regime.setdefault(question.regime, []).append(answer.metrics.correct)
+    means = {field: fmean(told) for field, told in values.items() if told}
+    manifest = plan.manifests.get(name)
+    places = [
+        a.metrics.gold_place for q, a in given if a.metrics and q.question.context and a.answer and a.answer.sources
+    ]
+    depth = max((len(answer.sources) for answer in answers), default=0)
+    return ArmMeasured(
+        arm=name,
+        adapter=next((answer.adapter for answer in answers if answer.adapter), None),
+        answered=len(answers),
+        failed=len(given) - len(answers),
+        means=means,
+        measured={field: len(told) for field, told in values.items() if told},
+        by_regime={regime: fmean(scores) for regime, scores in by_regime.items()},
+        retrieval=figures(places, depth) if places and depth and name not in CONTROLS else {},
+        operations=_operations(answers, prices, means.get("correct")),
+        training_seconds=sum(manifest.seconds.values()) if manifest else None,
+    )
+
+
+_FIELDS = tuple(
+    name
+    for name in AnswerMetrics.model_fields
+    if name not in ("values", "unsupported", "language", "gold_place", "not_measured")
+)
+
+
+def _number(metrics: AnswerMetrics, field: str) -> float | None:
+    value = getattr(metrics, field)
+    return None if value is None else float(value)
+
+
+def _operations(answers: Sequence[Answer], prices: Prices | None, right: float | None) -> OperationsMeasured | None:
+    told = operations(answers)
+    if told is None:
+        return None
+    cost = cost_of_one(answers, prices) if prices else None
+    fields = {name: value for name, value in told._asdict().items() if name in OperationsMeasured.model_fields}
+    return OperationsMeasured(
+        **fields,
+        cost_per_thousand=None if cost is None else 1000 * cost,
+        cost_per_right=cost_per_right(cost, right),
+    )
+
+
+def _break_even(plan: Plan, tested: Sequence[AskedQuestion], prices: Prices | None) -> int | None:
+    manifest = plan.manifests.get("ft")
+    if not prices or not prices.hour or manifest is None:
+        return None
+    costs = {
+        name: cost_of_one([a.answer for q in tested for a in q.answers if a.arm == name and a.answer], prices)
+        for name in ("rag", "ft")
+    }
+    return break_even(sum(manifest.seconds.values()) / 3600 * prices.hour, costs["rag"], costs["ft"])

@@ -1,0 +1,207 @@
+"""What a run will ask, fixed before it begins: the questions that are shown, the rows that measure, the arms.
+
+The rows that measure are those that the adapters' manifests say were not trained on.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from contracts.artifacts import AdapterManifest, Home, published
+from contracts.dataset import read_dataset
+from contracts.errors import AskTwiceError, InvalidInput
+from contracts.evaluation import AskedQuestion, EvaluationQuestion, QuestionsOrigin
+from contracts.generation import AdapterInfo
+from contracts.groups import normalized
+from contracts.table import Row, Table
+from contracts.verdict import VerdictSettings
+from services.evaluator.arms import Arm
+from services.evaluator.questions import Questions
+from services.evaluator.wording import Language
+
+MAX_HELD_OUT = 5000
+log = logging.getLogger("asktwice")
+
+
+@dataclass(slots=True)
+class Plan:
+    """``asked`` holds every question once, those that are shown first. ``train`` is None where nobody knows it."""
+
+    asked: list[AskedQuestion]
+    origin: QuestionsOrigin
+    arms: tuple[Arm, ...]
+    train: list[Row] | None
+    verdict: VerdictSettings
+    lang: Language = "ru"
+    manifests: dict[str, AdapterManifest] = field(default_factory=dict)
+    """Of the adapters that answer, by arm."""
+    measured_file: str | None = None
+    """The data file that the held-out rows are of."""
+
+    @property
+    def shown(self) -> list[EvaluationQuestion]:
+        return [each.question for each in self.asked if not each.held_out]
+
+    @property
+    def total(self) -> int:
+        return len(self.asked) * len(self.arms)
+
+    def frozen(self) -> dict[str, object]:
+        """Return what is written down before the run, so that nothing can be chosen after it."""
+        questions = json.dumps([each.model_dump(mode="json") for each in self.asked], ensure_ascii=False)
+        return {
+            "schema_version": 1,
+            "arms": [arm.name for arm in self.arms],
+            "adapters": {arm.name: arm.adapter for arm in self.arms if arm.adapter},
+            "greedy": True,
+            "lang": self.lang,
+            "origin": self.origin.model_dump(mode="json"),
+            "shown": sum(not each.held_out for each in self.asked),
+            "held_out": sum(each.held_out for each in self.asked),
+            "held_out_file": self.measured_file,
+            "questions_sha256": hashlib.sha256(questions.encode("utf-8", "replace")).hexdigest(),
+            "trained_rows": None if self.train is None else len(self.train),
+            "data_sha256": {name: manifest.data.sha256 for name, manifest in self.manifests.items()},
+            "metric": "correct",
+            "verdict": self.verdict.model_dump(mode="json"),
+        }
+
+
+def make_plan(
+    questions: Questions,
+    arms: Sequence[Arm],
+    served: Sequence[AdapterInfo],
+    *,
+    home: Home,
+    data: Path,
+    measure: int = 0,
+    lang: Language = "ru",
+    settings: VerdictSettings | None = None,
+) -> Plan:
+    """Choose what is asked. Blocks: it reads the data file.
+
+    A table of questions that is the file an adapter was trained on is asked for its test rows alone.
+
+    Args:
+        questions: as they came.
+        arms: as they were named; those without an adapter get the newest one for their mode.
+        served: the generator's adapters, newest first.
+        home: whose manifests tell what was trained on.
+        data: the file that the server was given.
+        measure: how many rows of ``data`` that were not trained on are asked beside the questions.
+
+    Raises:
+        InvalidInput: a control has no context to answer from, or there is nothing to measure on, though that was asked
+            for.
+    """
+    arms = tuple(_with_adapter(arm, served) for arm in arms)
+    manifests = _manifests(home, arms)
+    records = [manifest.data for manifest in manifests.values()]
+    known = _read(data) if records or measure else {}
+    table = next(
+        (known[record.sha256] for record in records if record.sha256 in known), next(iter(known.values()), None)
+    )
+    if questions.table is not None:
+        known[questions.table.sha256] = questions.table
+    origin = questions.origin
+    asked = [
+        AskedQuestion(question=question, answers=[], row=row)
+        for question, row in zip(questions.items, questions.rows, strict=True)
+    ]
+    if questions.table is not None and any(record.sha256 == questions.table.sha256 for record in records):
+        kept = _held_out_numbers(questions.table, manifests)
+        if kept:  # else all were trained on, and the search for leaks will say so
+            left = [each for each in asked if each.row in kept]
+            origin = origin.model_copy(update={"trained_on": len(asked) - len(left)})
+            asked = left
+    if measure:
+        if table is None:
+            raise InvalidInput(f"measure: {data} cannot be read, so there are no rows to measure on.")
+        asked += _rows_to_measure(table, manifests, measure)
+    plan = Plan(
+        asked=asked,
+        origin=origin,
+        arms=arms,
+        train=_trained(arms, manifests, known),
+        verdict=settings or VerdictSettings(),
+        lang=lang,
+        manifests=manifests,
+        measured_file=data.name if measure else origin.file if origin.kind == "table" else None,
+    )
+    if any(arm.given for arm in arms) and not any((each.question.context or "").strip() for each in asked):
+        raise InvalidInput("modes: oracle and shuffled need questions with a context: a CSV with that column.")
+    return plan
+
+
+def _with_adapter(arm: Arm, served: Sequence[AdapterInfo]) -> Arm:
+    if not arm.mode.tuned or arm.adapter:
+        return arm
+    fitting = (info.id for info in served if arm.mode in info.modes and info.state != "refused")
+    return replace(arm, adapter=next(fitting, None))
+
+
+def _manifests(home: Home, arms: Sequence[Arm]) -> dict[str, AdapterManifest]:
+    found: dict[str, AdapterManifest] = {}
+    wanted = {arm.adapter for arm in arms if arm.adapter}
+    if wanted:
+        known = {
+            m.id: m for m in (*published(home.adapters, AdapterManifest), *published(home.checkpoints, AdapterManifest))
+        }
+        found = {arm.name: known[arm.adapter] for arm in arms if arm.adapter in known}
+    return found
+
+
+def _read(data: Path) -> dict[str, Table]:
+    """Return the data file by its digest, in both ways that a training reads it: rows without a context may train."""
+    found: dict[str, Table] = {}
+    for required in (("question", "answer"), ("question", "answer", "context")):
+        try:
+            table = read_dataset(data, required, ("context",) if len(required) == 2 else ())
+        except AskTwiceError as error:
+            log.warning("what was trained on is not known from %s: %s", data.name, error.detail)
+            continue
+        found.setdefault(table.sha256, table)
+    return found
+
+
+def _trained(arms: Sequence[Arm], manifests: dict[str, AdapterManifest], known: dict[str, Table]) -> list[Row] | None:
+    """Return the rows that some adapter was trained on, or whose dev loss chose it; None where that is not known."""
+    rows: dict[tuple[str, int], Row] = {}
+    for arm in arms:
+        if not arm.mode.tuned:
+            continue
+        manifest = manifests.get(arm.name)
+        table = known.get(manifest.data.sha256) if manifest else None
+        if manifest is None or table is None:
+            return None
+        trained = {*manifest.data.train_rows, *manifest.data.dev_rows}
+        rows |= {(manifest.data.sha256, row.number): row for row in table.rows if row.number in trained}
+    return list(rows.values())
+
+
+def _held_out_numbers(table: Table, manifests: dict[str, AdapterManifest]) -> set[int]:
+    """Return the rows of a file that no adapter was trained on."""
+    numbers = {row.number for row in table.rows}
+    for manifest in manifests.values():
+        if manifest.data.sha256 == table.sha256:
+            numbers &= set(manifest.data.test_rows)
+    return numbers
+
+
+def _rows_to_measure(table: Table, manifests: dict[str, AdapterManifest], most: int) -> list[AskedQuestion]:
+    """Return up to so many rows that were not trained on, the same ones each time."""
+    held_out = _held_out_numbers(table, manifests)
+    rows = [row for row in table.rows if row.number in held_out and row.answer]
+    rows.sort(key=lambda row: hashlib.sha256(normalized(row.question).encode()).digest())
+    return [
+        AskedQuestion(
+            question=EvaluationQuestion(question=row.question, answer=row.answer or None, context=row.context or None),
+            answers=[],
+            row=row.number,
+            held_out=True,
+        )
+        for row in sorted(rows[:most], key=lambda row: row.number)
+    ]

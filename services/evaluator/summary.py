@@ -1,0 +1,328 @@
+"""The last part of result.txt, Russian or English: what was measured, what follows, how to repeat it. Pure.
+
+Nothing is said that the result does not hold; times and ids stand on lines of their own at the end.
+"""
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+from urllib.parse import urlencode
+
+from contracts.artifacts import printed_model_name
+from contracts.evaluation import AskedQuestion, EvaluationResult, ModeAnswer
+from contracts.generation import Answer, Mode
+from contracts.measurement import ArmMeasured, Measurement, Regime
+from contracts.verdict import Verdict
+from services.evaluator.lines import one_line
+from services.evaluator.wording import Language, arm_label, number, verdict_lines
+
+BUNDLED_MODEL = "asktwice-tiny"
+QUANTIZATION = {"nf4": "(с INT4 квантизацией)", "none": "(без квантизации)"}
+_ENGLISH_QUANTIZATION = {"nf4": "(INT4 quantization)", "none": "(no quantization)"}
+_REGIMES: dict[Regime, dict[Language, str]] = {
+    "new question, known context": {"ru": "новых по известным контекстам", "en": "new on known contexts"},
+    "new context": {"ru": "новых по новым контекстам", "en": "new on new contexts"},
+    "no context": {"ru": "новых без контекста", "en": "new without a context"},
+    "trained question": {"ru": "известных из обучения", "en": "known from training"},
+    "not known": {"ru": "о которых неизвестно, были ли они в обучении", "en": "perhaps known from training"},
+}
+_TEXT: dict[str, dict[Language, str]] = {
+    "counts": {
+        "ru": "{name}: ответов {given} из {asked}, ошибок {failed}",
+        "en": "{name}: {given} answers to {asked} questions, {failed} failed",
+    },
+    "tokens": {
+        "ru": "; токенов в запросах {prompt}, в ответах {completion}",
+        "en": "; {prompt} tokens in prompts, {completion} in answers",
+    },
+    "sources": {"ru": "; источников на ответ в среднем {mean}", "en": "; {mean} sources an answer on average"},
+    "model": {"ru": "Отвечала модель: {model} {quantization}{where}", "en": "The model: {model} {quantization}{where}"},
+    "profile": {"ru": "профиль {profile}", "en": "profile {profile}"},
+    "device": {"ru": "устройство {device}", "en": "device {device}"},
+    "bundled": {
+        "ru": ". Это маленькая модель из комплекта AskTwice, а не Qwen: о больших моделях её ответы не говорят.",
+        "en": ". It is the small model that comes with AskTwice, not Qwen: its answers tell nothing of large models.",
+    },
+    "store": {"ru": "Хранилище: {store}", "en": "Store: {store}"},
+    "embedding": {"ru": "Векторы поиска: {name}", "en": "Search vectors: {name}"},
+    "hashed": {
+        "ru": " (хешированные n-граммы символов: замена модели эмбеддингов, смысла слов не знает)",
+        "en": " (hashed character n-grams: in place of an embedding model, they know no meanings)",
+    },
+    "questions": {"ru": "Вопросы: {count}, {origin}", "en": "Questions: {count}, {origin}"},
+    "from file": {"ru": "из {name}", "en": "from {name}"},
+    "from request": {"ru": "из запроса", "en": "from the request"},
+    "table": {
+        "ru": "Вопросы: {count}, из {name}: строк {read} = принято {accepted} + отклонено {rejected}"
+        " + повторов {duplicates}",
+        "en": "Questions: {count}, from {name}: {read} rows = {accepted} accepted + {rejected} rejected"
+        " + {duplicates} duplicates",
+    },
+    "trained on": {
+        "ru": "; из принятых не заданы {number}: на них модель обучалась",
+        "en": "; of the accepted {number} are not asked: the model was trained on them",
+    },
+    "first error": {
+        "ru": "; первая отклонённая: строка {row} ({reason})",
+        "en": "; the first rejected: row {row} ({reason})",
+    },
+    "opinion": {
+        "ru": "Анализ выше: мнение модели {judge} об этих ответах, в выводе не учтено.",
+        "en": "The analysis above is the opinion of {judge} on these answers; it has no weight in the verdict.",
+    },
+    "measured on": {
+        "ru": "Измерено на вопросах с эталонными ответами: {count}{file}; из них {regimes}",
+        "en": "Measured on questions with reference answers: {count}{file}; of these {regimes}",
+    },
+    "held out": {
+        "ru": " (из {file}, сверх показанных выше: {number})",
+        "en": " (of {file}, beside those shown above: {number})",
+    },
+    "no leak": {
+        "ru": "Утечка из обучения и индекса: найдено и исключено из вывода вопросов: {found}",
+        "en": "Leakage from training and index: {found} questions found and left out of the verdict",
+    },
+    "leak": {"ru": "Утечка: {reason}", "en": "Leakage: {reason}"},
+    "arm": {"ru": "{name}: {parts}", "en": "{name}: {parts}"},
+    "no verdict": {"ru": "Вывод: сравнить нельзя: {why}.", "en": "Verdict: nothing can be compared: {why}."},
+    "nothing": {
+        "ru": "Вывод: ни на один вопрос нет ответа, сравнивать нечего. Причины стоят на месте ответов.",
+        "en": "Verdict: no question was answered, there is nothing to compare. The reasons stand in place of answers.",
+    },
+    "one silent": {
+        "ru": "Вывод: {name} не ответил ни на один вопрос, поэтому сравнения нет. Причины стоят на месте ответов.",
+        "en": "Verdict: {name} answered no question, so nothing is compared. The reasons stand in place of answers.",
+    },
+    "no references": {
+        "ru": "Вывод: {questions} без эталонных ответов нельзя сказать, какой подход точнее."
+        " Прочитайте ответы рядом; для вывода о точности нужны вопросы с эталонными ответами.",
+        "en": "Verdict: {questions} without reference answers do not tell which approach is more accurate. Read the"
+        " answers side by side; a verdict on accuracy needs questions with reference answers.",
+    },
+    "repeat": {"ru": "Повторить запуск: {command}", "en": "To repeat the run: {command}"},
+    "in folder": {"ru": " (файл лежит в папке запуска)", "en": " (the file lies in the run's folder)"},
+    "adapter": {"ru": "Адаптер: {id}", "en": "Adapter: {id}"},
+    "seconds": {
+        "ru": "Время ответа, {name}: медиана {median} с, максимум {most} с"
+        " (одновременных вопросов не более {most_at_once})",
+        "en": "Time of an answer, {name}: median {median} s, maximum {most} s"
+        " (at most {most_at_once} questions at once)",
+    },
+    "training": {"ru": "Обучение, {name}: {seconds} с", "en": "Training, {name}: {seconds} s"},
+    "cost": {
+        "ru": "Стоимость 1000 ответов, {name}: {thousand}; одного верного: {right}",
+        "en": "Cost of 1,000 answers, {name}: {thousand}; of a right one: {right}",
+    },
+    "break even": {
+        "ru": "Дообучение окупается относительно RAG через {number} вопросов",
+        "en": "Fine-tuning has paid for itself beside RAG after {number} questions",
+    },
+    "run": {"ru": "Весь запуск: {seconds} с", "en": "The whole run: {seconds} s"},
+    "begun": {"ru": "Начало: {time} UTC", "en": "Begun: {time} UTC"},
+    "id": {"ru": "Номер запуска: {id}", "en": "Run: {id}"},
+}
+_METRICS: dict[str, dict[Language, str]] = {
+    "token_f1": {"ru": "F1 слов {value}", "en": "token F1 {value}"},
+    "chrf": {"ru": "chrF {value}", "en": "chrF {value}"},
+    "rouge_l": {"ru": "ROUGE-L {value}", "en": "ROUGE-L {value}"},
+    "bertscore": {"ru": "BERTScore F1 {value}", "en": "BERTScore F1 {value}"},
+    "values_recall": {"ru": "найдено значений эталона {percent} %", "en": "{percent}% of the reference's values"},
+    "faithfulness": {"ru": "верность найденному {percent} %", "en": "faithful to the passages {percent}%"},
+    "abstained": {"ru": "отказов {percent} %", "en": "abstained {percent}%"},
+}
+_RETRIEVAL: dict[str, dict[Language, str]] = {
+    "hit_at_1": {"ru": "свой контекст найден первым в {percent} %", "en": "own context found first in {percent}%"},
+    "hit_at_3": {"ru": "среди первых трёх в {percent} %", "en": "among the first three in {percent}%"},
+}
+
+
+def measured_lines(result: EvaluationResult) -> Iterator[str]:
+    """Yield what does not change from run to run while data, model and adapter stay."""
+    lang, shown = result.lang, shown_questions(result)
+    for arm in result.arms:
+        yield _counts(shown, arm, lang)
+    yield _model_line(result)
+    if result.store:
+        yield _say("store", lang, store=one_line(result.store))
+    if result.embedding:
+        yield _say("embedding", lang, name=_embedding(result.embedding, lang))
+    yield _origin(result, len(shown))
+    if result.analysis.text:
+        yield _say("opinion", lang, judge=one_line(result.analysis.model))
+    if result.measurement:
+        yield from _measurement(result.measurement, result)
+    else:
+        yield _without_references(result, shown)
+    yield _say("repeat", lang, command=_repeat(result))
+
+
+def times_and_ids(result: EvaluationResult) -> Iterator[str]:
+    """Yield what differs from run to run, a line each, so that two results can be compared without them."""
+    lang = result.lang
+    if result.adapter:
+        yield _say("adapter", lang, id=one_line(result.adapter))
+    for arm in result.arms:
+        seconds = [answer.timings_ms.total / 1000 for answer in given_answers(result.asked, arm)]
+        if seconds:
+            yield _say(
+                "seconds", lang, name=arm_label(arm, lang), median=number(median(seconds), lang),
+                most=number(max(seconds), lang), most_at_once=result.concurrency,
+            )  # fmt: skip
+    for measured in result.measurement.arms if result.measurement else []:
+        yield from _costs(measured, lang)
+    if result.measurement and result.measurement.break_even is not None:
+        yield _say("break even", lang, number=result.measurement.break_even)
+    yield _say("run", lang, seconds=number(result.seconds, lang))
+    yield _say("begun", lang, time=f"{result.created:%Y-%m-%d %H:%M:%S}")
+    yield _say("id", lang, id=result.id)
+
+
+def shown_questions(result: EvaluationResult) -> list[AskedQuestion]:
+    """Return the questions that stand in result.txt."""
+    return [question for question in result.asked if not question.held_out]
+
+
+def answer_of(question: AskedQuestion, arm: str) -> ModeAnswer | None:
+    """Return what one arm answered to a question."""
+    return next((answer for answer in question.answers if answer.arm == arm), None)
+
+
+def given_answers(asked: Sequence[AskedQuestion], arm: str) -> list[Answer]:
+    """Return an arm's answers, without those that failed."""
+    found = (answer_of(question, arm) for question in asked)
+    return [answer.answer for answer in found if answer and answer.answer]
+
+
+def model_name(result: EvaluationResult) -> str:
+    """Return the model's name as people read it."""
+    return one_line(printed_model_name(result.model))
+
+
+def _say(name: str, lang: Language, /, **values: object) -> str:
+    return _TEXT[name][lang].format(**values)
+
+
+def _counts(asked: Sequence[AskedQuestion], arm: str, lang: Language) -> str:
+    given = given_answers(asked, arm)
+    name = arm_label(arm, lang)
+    line = _say("counts", lang, name=name, given=len(given), asked=len(asked), failed=len(asked) - len(given))
+    if not given:
+        return line
+    line += _say(
+        "tokens", lang, prompt=sum(answer.usage.prompt_tokens for answer in given),
+        completion=sum(answer.usage.completion_tokens for answer in given),
+    )  # fmt: skip
+    if given[0].mode.retrieves:
+        line += _say("sources", lang, mean=number(sum(len(answer.sources) for answer in given) / len(given), lang))
+    return line
+
+
+def _model_line(result: EvaluationResult) -> str:
+    lang = result.lang
+    where = [_say("profile", lang, profile=one_line(result.profile))] if result.profile else []
+    where += [_say("device", lang, device=one_line(result.device))] if result.device else []
+    quantization = (QUANTIZATION if lang == "ru" else _ENGLISH_QUANTIZATION)[result.quantization]
+    told = f", {', '.join(where)}" if where else ""
+    line = _say("model", lang, model=model_name(result), quantization=quantization, where=told)
+    return line + _say("bundled", lang) if model_name(result) == BUNDLED_MODEL else line
+
+
+def _embedding(name: str, lang: Language) -> str:
+    shown = one_line(name)
+    return shown + _say("hashed", lang) if shown.startswith("hashed-") else shown
+
+
+def _origin(result: EvaluationResult, count: int) -> str:
+    origin, name, lang = result.origin, one_line(result.origin.file or ""), result.lang
+    if origin.kind != "table":
+        where = _say("from file", lang, name=name) if name else _say("from request", lang)
+        return _say("questions", lang, count=count, origin=where)
+    line = _say(
+        "table", lang, count=count, name=name, read=origin.read, accepted=count + (origin.trained_on or 0),
+        rejected=origin.rejected, duplicates=origin.duplicates,
+    )  # fmt: skip
+    if origin.trained_on:
+        line += _say("trained on", lang, number=origin.trained_on)
+    if origin.errors:
+        line += _say("first error", lang, row=origin.errors[0].row, reason=one_line(origin.errors[0].reason))
+    return line
+
+
+def _measurement(measured: Measurement, result: EvaluationResult) -> Iterator[str]:
+    lang = result.lang
+    extra = sum(question.held_out for question in result.asked)
+    file = _say("held out", lang, file=one_line(result.data_file), number=extra) if extra else ""
+    regimes = ", ".join(f"{_REGIMES[regime][lang]}: {count}" for regime, count in measured.regimes.items())
+    yield _say("measured on", lang, count=measured.questions, file=file, regimes=regimes)
+    leakage = measured.leakage
+    if leakage.reason:
+        yield _say("leak", lang, reason=one_line(leakage.reason))
+    else:
+        yield _say("no leak", lang, found=len(leakage.rows))
+    for arm in measured.arms:
+        parts = [
+            *_told(arm.means, _METRICS, lang),
+            *_told(arm.retrieval, _RETRIEVAL, lang),
+        ]
+        if parts:
+            yield _say("arm", lang, name=arm_label(arm.arm, lang), parts=", ".join(parts))
+    if measured.verdict is None:
+        yield _say("no verdict", lang, why=measured.why)
+        return
+    yield from verdict_lines(measured.verdict, lang, lambda arm: arm_label(arm, lang))
+
+
+def _told(values: dict[str, float], texts: dict[str, dict[Language, str]], lang: Language) -> Iterator[str]:
+    for name, text in texts.items():
+        if name in values:
+            share = values[name]
+            shown = f"{share:.2f}".replace(".", "," if lang == "ru" else ".")
+            yield text[lang].format(value=shown, percent=number(100 * share, lang))
+
+
+def _costs(arm: ArmMeasured, lang: Language) -> Iterator[str]:
+    name = arm_label(arm.arm, lang)
+    if arm.training_seconds is not None:
+        yield _say("training", lang, name=name, seconds=number(arm.training_seconds, lang))
+    told = arm.operations
+    if told and told.cost_per_thousand is not None:
+        right = "—" if told.cost_per_right is None else f"{told.cost_per_right:.6f}"
+        yield _say("cost", lang, name=name, thousand=f"{told.cost_per_thousand:.4f}", right=right)
+
+
+def _without_references(result: EvaluationResult, shown: Sequence[AskedQuestion]) -> str:
+    """Without reference answers there is no winner to name, and it says so."""
+    lang = result.lang
+    silent = [arm for arm in result.arms if not given_answers(shown, arm)]
+    if len(silent) == len(result.arms):
+        return _say("nothing", lang)
+    if silent:
+        return _say("one silent", lang, name=arm_label(silent[0], lang))
+    return _say("no references", lang, questions=_by_questions(len(shown), lang))
+
+
+def _by_questions(count: int, lang: Language) -> str:
+    if lang == "en":
+        return f"{count} questions"
+    return f"по {count} вопросу" if count % 10 == 1 and count % 100 != 11 else f"по {count} вопросам"
+
+
+def _repeat(result: EvaluationResult) -> str:
+    extra = sum(question.held_out for question in result.asked)
+    modes = "" if result.arms == [Mode.rag, Mode.ft] else ",".join(result.arms)
+    if result.origin.kind == "default":
+        options = [f"--modes {modes}"] * bool(modes) + [f"--measure {extra}"] * bool(extra)
+        options += ["--lang en"] * (result.lang == "en")
+        return " ".join(["asktwice evaluate", *options])
+    how = "-H 'Content-Type: application/json' --data-binary @questions.json"
+    if result.origin.kind == "table":  # a form may be larger than a body
+        how = "-F file=@questions.csv"
+    query = {"modes": modes, "measure": extra or "", "lang": "en" if result.lang == "en" else ""}
+    asked = urlencode({name: value for name, value in query.items() if value}, safe=",:")
+    url = f"http://127.0.0.1:8000/evaluate{'?' + asked if asked else ''}"
+    quoted = f"'{url}'" if "&" in url else url
+    return f"curl -X POST {quoted} {how}{_say('in folder', result.lang)}"
+
+
+def verdict_of(result: EvaluationResult) -> Verdict | None:
+    """Return the verdict of a run; None where there is none."""
+    return result.measurement.verdict if result.measurement else None
