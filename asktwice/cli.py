@@ -126,12 +126,21 @@ def serve(
     profile: ProfileOption = ProfileName.auto,
     base: BaseOption = None,
     embedding: EmbeddingOption = None,
+    winner: Annotated[
+        str | None,
+        typer.Option(
+            "--winner",
+            help="Evaluation whose winner /ask?mode=auto answers with, once its measured answers are found again.",
+        ),
+    ] = None,
 ) -> None:
     """Serve all modes on one port until Ctrl-C."""
     from asktwice.serving import serve_forever
+    from asktwice.winning import serve_winner
 
     logging.getLogger("asktwice").setLevel(logging.INFO)
-    serve_forever(_embedded_settings(home, _profile(profile, home, base, embedding), data), host, port)
+    confirm = serve_winner(Home(path=home), winner) if winner else None
+    serve_forever(_embedded_settings(home, _profile(profile, home, base, embedding), data), host, port, confirm)
 
 
 @adapters.command("import", epilog="Example: `asktwice adapters import someone/support-lora --name support`")

@@ -12,7 +12,7 @@ import uvicorn
 
 from asktwice.console import say
 from asktwice.embedded import Embedded, EmbeddedSettings
-from contracts.errors import InvalidInput, Unavailable
+from contracts.errors import AskTwiceError, InvalidInput, Unavailable
 from contracts.health import Readiness
 
 PATIENCE_S = 5.0
@@ -22,22 +22,42 @@ ON_ITS_WAY = re.compile(
 """What services say of things that need only time."""
 
 
-def serve_forever(settings: EmbeddedSettings, host: str, port: int) -> None:
+def serve_forever(
+    settings: EmbeddedSettings, host: str, port: int, confirm: Callable[[str], str] | None = None
+) -> None:
     """Serve until Ctrl-C; say when everything is ready, or what is not.
+
+    Args:
+        confirm: given the URL once everything is ready; says what it found, or refuses, and then the server ends.
 
     Raises:
         InvalidInput: the port is taken.
+        AskTwiceError: as ``confirm`` refused.
     """
     listening = _listen(host, port)
     url = _url(listening)
-    threading.Thread(target=_announce, args=(url,), daemon=True).start()
     server = _Server(settings)
+    refused: list[AskTwiceError] = []
+
+    def announce() -> None:
+        _announce(url)
+        if confirm is None:
+            return
+        try:
+            say(confirm(url))
+        except (AskTwiceError, httpx.HTTPError) as error:
+            refused.append(error if isinstance(error, AskTwiceError) else Unavailable(str(error)))
+            server.should_exit = True
+
+    threading.Thread(target=announce, daemon=True).start()
     try:
         server.run(sockets=[listening])
     except KeyboardInterrupt:
         say("Stopped.")
     finally:
         listening.close()
+    if refused:
+        raise refused[0]
 
 
 @contextmanager

@@ -47,6 +47,11 @@ class Home(BaseModel):
         return self.path / "indexes"
 
     @property
+    def winner(self) -> Path:
+        """The arm that ``/ask?mode=auto`` answers with."""
+        return self.path / "winner.json"
+
+    @property
     def training(self) -> Path:
         """Checkpoints and logs of runs that are not published yet."""
         return self.path / "training"

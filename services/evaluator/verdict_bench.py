@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from contracts.verdict import Outcome, ScoredItem, VerdictSettings
 from services.evaluator.statistics import Floats, Places, clustered_mean, corrected_difference, sign_flip
-from services.evaluator.verdict import DOUBT, decide
+from services.evaluator.verdict import CARE, DOUBT, decide
 
 Flags = NDArray[np.bool_]
 Report = Callable[[int, int, str], None]
@@ -151,7 +151,7 @@ def _runs(world: World, runs: int, seed: int) -> Iterator[tuple[bool, bool]]:
         estimate = clustered_mean(sums, sizes, np.square(differences).sum(-1))
         low, high = estimate.interval(_ALPHA)
         covered = (low <= world.truth) & (world.truth <= high)
-        named = estimate.p_differs() <= _ALPHA
+        named = estimate.p_differs() <= CARE * _ALPHA
         _withhold(named, sums)
         if done == 0:
             _check(a, b, there, clusters, named)
@@ -193,7 +193,7 @@ def _power(items: int, plus: float, minus: float, runs: int, seed: int) -> float
     differences = np.where(chosen < plus, 1.0, np.where(chosen > 1 - minus, -1.0, 0.0))
     sums = differences.reshape(runs, -1, QUESTIONS_A_CLUSTER).sum(-1)
     estimate = clustered_mean(sums, np.full_like(sums, QUESTIONS_A_CLUSTER), np.square(differences).sum(-1))
-    named = estimate.p_differs() <= _ALPHA
+    named = estimate.p_differs() <= CARE * _ALPHA
     _withhold(named, sums)
     return float((named & (estimate.mean > 0)).mean())
 
@@ -211,7 +211,7 @@ def _biased_judge(items: int, runs: int, seed: int) -> float:
         told = np.zeros(items, bool)
         told[drawn.permutation(items)[: LABELS // 2]] = True
         labels = (np.where(told, a, np.nan), np.where(told, b, np.nan))
-        wrong += bool(corrected_difference(judged, labels, clusters).p_differs() <= _ALPHA)
+        wrong += bool(corrected_difference(judged, labels, clusters).p_differs() <= CARE * _ALPHA)
     return wrong / runs
 
 

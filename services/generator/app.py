@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import httpx
 from fastapi import FastAPI, Query, Request
@@ -18,9 +18,10 @@ from prometheus_client import CollectorRegistry, Gauge
 from starlette.middleware import Middleware
 
 from contracts.clients import RetrieverClient
-from contracts.errors import AskTwiceError, InternalError, Unavailable
+from contracts.errors import AskTwiceError, InternalError, InvalidInput, NotReady, Unavailable
 from contracts.generation import AdapterInfo, AdapterList, Answer, AskRequest, GeneratorInfo, Mode
 from contracts.health import Readiness
+from contracts.serving import kept_winner
 from services.generator.admission import Admission
 from services.generator.chat import chat_routes
 from services.generator.jobs import Load
@@ -220,11 +221,16 @@ def create_app(settings: GeneratorSettings | None = None, retriever: RetrieverCl
         return app.state.generator  # type: ignore[no-any-return]
 
     @app.post("/ask", response_model=Answer)
-    async def ask(request: Request, body: AskRequest, mode: Mode = Query(default=Mode.rag)) -> Response:
-        """Answer a question in one mode; with ``stream`` as server-sent events."""
+    async def ask(
+        request: Request, body: AskRequest, mode: Mode | Literal["auto"] = Query(default=Mode.rag)
+    ) -> Response:
+        """Answer a question in one mode, ``auto`` in that of the confirmed winner; with ``stream`` as server-sent
+        events."""
         from services.generator.asking import Wish
 
         asking = current().asking
+        if mode == "auto":
+            body, mode = _as_the_winner(settings, body, asking.model)
         asked = await while_there(request, asking.prepare(Wish.of_question(body, mode, asking.system_prompt)))
         if body.stream:
             return EventStream(_events(asked, asking.stream(asked)), asked.close)
@@ -281,6 +287,25 @@ def _show_load(registry: CollectorRegistry, look: Callable[[], Load]) -> None:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
+def _as_the_winner(settings: GeneratorSettings, body: AskRequest, model: str) -> tuple[AskRequest, Mode]:
+    """Return the question as the confirmed winner is asked it, and the winner's mode.
+
+    Raises:
+        NotReady: none was confirmed, or of another base.
+        InvalidInput: another adapter was named.
+    """
+    winner = kept_winner(settings.home_folder)
+    if winner is None or winner.model != model:
+        found = f"was measured with {winner.model}, and {model} is served" if winner else "was confirmed"
+        raise NotReady(
+            f"mode: auto answers with the winner of an evaluation, and {'the one there is' if winner else 'none'}"
+            f" {found}. Run asktwice serve --winner EVALUATION, or name a mode."
+        )
+    if body.adapter not in (None, winner.adapter):
+        raise InvalidInput(f"adapter: auto answers with {winner.adapter or 'none'}. Name a mode to choose one.")
+    return body.model_copy(update={"adapter": winner.adapter}), winner.mode
 
 
 async def _events(asked: "Asked", pieces: AsyncIterator[str | Answer]) -> AsyncIterator[str]:

@@ -160,6 +160,11 @@ class Asking:
         # One thread: more of them would only fight for the interpreter with the event loop, which refuses the others.
         self._fitter = ThreadPoolExecutor(1, "prompts")
 
+    @property
+    def model(self) -> str:
+        """The base's name, as answers tell it."""
+        return self._engine.base.record.model
+
     def close(self) -> None:
         self._fitter.shutdown(wait=False, cancel_futures=True)
 
