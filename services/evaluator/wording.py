@@ -47,8 +47,8 @@ _TEXT: dict[str, dict[Language, str]] = {
         "en": "Too few groups of questions: {clusters}, and {min} are needed at least.",
     },
     "mean": {
-        "ru": "{arm}: в среднем {mean}{interval}, вопросов {items}",
-        "en": "{arm}: mean {mean}{interval}, {items} questions",
+        "ru": "{arm}: средняя оценка {mean}{interval}, вопросов {items}",
+        "en": "{arm}: mean score {mean}{interval}, {items} questions",
     },
     "unmeasured": {
         "ru": "{arm}: не измерено, ни у одного ответа нет оценки",

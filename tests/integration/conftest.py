@@ -75,12 +75,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 @contextmanager
-def asktwice_serve(home: Path, **environment: str) -> Iterator["tuple[str, subprocess.Popen[str]]"]:
+def asktwice_serve(home: Path, *options: str, **environment: str) -> Iterator["tuple[str, subprocess.Popen[str]]"]:
     """Run ``asktwice serve`` on a free port; yield its URL once it is ready, and the process."""
     log = home / "serve.log"
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [BIN / "asktwice", "serve", "--port", "0", "--home", home],
+            [BIN / "asktwice", "serve", "--port", "0", "--home", home, *options],
             cwd=ROOT,
             env=clean_environment(**environment),
             stdout=file,

@@ -48,9 +48,10 @@ def test_everything_is_where_it_was_said_to_be(demo: Demo) -> None:
     [evaluation] = [path for path in (demo.home / "evaluations").iterdir() if path.is_dir()]
     assert (evaluation / "result.txt").read_bytes() == demo.result.read_bytes()
     result = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))
-    assert [asked["question"]["question"] for asked in result["asked"]] == QUESTIONS
+    shown = [asked["question"]["question"] for asked in result["asked"] if not asked["held_out"]]
+    assert shown == QUESTIONS
     with (evaluation / "answers.csv").open(encoding="utf-8-sig", newline="") as file:
-        assert len(list(csv.reader(file))) == 1 + len(QUESTIONS)
+        assert len(list(csv.reader(file))) == 1 + len(QUESTIONS) + 60
     [adapter] = [path for path in (demo.home / "adapters").iterdir() if not path.name.startswith(".")]
     for name in ("manifest.json", "adapter_config.json", "adapter_model.safetensors", "loss.png"):
         assert (adapter / name).stat().st_size > 0
@@ -58,6 +59,26 @@ def test_everything_is_where_it_was_said_to_be(demo: Demo) -> None:
     assert str(evaluation) in demo.stderr
     for word in ("Question", "RAG", "Fine-tuning"):
         assert word in demo.stdout
+
+
+def test_the_first_result_ends_with_a_verdict_on_rows_that_were_never_trained_on(demo: Demo) -> None:
+    [evaluation] = [path for path in (demo.home / "evaluations").iterdir() if path.is_dir()]
+    [adapter] = [path for path in (demo.home / "adapters").iterdir() if not path.name.startswith(".")]
+    trained = json.loads((adapter / "manifest.json").read_text(encoding="utf-8"))["data"]
+    result = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))
+    held_out = [asked for asked in result["asked"] if asked["held_out"]]
+    assert len(held_out) == 60
+    assert not {asked["row"] for asked in held_out} & {*trained["train_rows"], *trained["dev_rows"]}
+    measured = result["measurement"]
+    assert measured["leakage"]["checked"]
+    assert not measured["leakage"]["invalid"]
+    assert {arm["arm"]: arm["answered"] for arm in measured["arms"]} == {"rag": 60, "ft": 60}
+    [line] = [line for line in demo.result.read_text(encoding="utf-8").splitlines() if line.startswith("Вывод:")]
+    assert line in demo.stderr
+    frozen = json.loads((evaluation / "manifest.json").read_text(encoding="utf-8"))
+    assert (frozen["held_out"], frozen["verdict"]["margin"]) == (60, 0.05)
+    page = (evaluation / "report.html").read_text(encoding="utf-8")
+    assert result["id"] in page
 
 
 def test_every_step_says_how_long_it_took(demo: Demo) -> None:
@@ -74,7 +95,7 @@ def test_every_step_says_how_long_it_took(demo: Demo) -> None:
 
 def test_the_answers_differ_by_mode_and_rag_reads_its_sources(demo: Demo) -> None:
     [evaluation] = [path for path in (demo.home / "evaluations").iterdir() if path.is_dir()]
-    asked = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))["asked"]
+    asked = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))["asked"][:5]
     by_mode = [{a["mode"]: a["answer"] for a in question["answers"]} for question in asked]
     assert all(answers["rag"]["sources"] and not answers["ft"]["sources"] for answers in by_mode)
     assert all(answers["ft"]["adapter"] and not answers["rag"]["adapter"] for answers in by_mode)
@@ -112,7 +133,8 @@ def test_the_users_own_file_in_cp1251_with_semicolons(tmp_path: Path) -> None:
     text = own.result.read_text(encoding="utf-8")
     assert "Fine-tuning на дата сете мой магазин.csv\n" in text
     [evaluation] = (own.home / "evaluations").iterdir()
-    [one] = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))["asked"]
+    one, *held_out = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))["asked"]
+    assert all(asked["held_out"] and asked["question"]["answer"] for asked in held_out)
     found = [source["text"] for a in one["answers"] if a["mode"] == "rag" for source in a["answer"]["sources"]]
     assert found[0] == "Наш магазин продаёт фен. Цена: 900 рублей."
     assert all("Наш магазин" in text for text in found)

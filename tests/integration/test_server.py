@@ -12,9 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from contracts.evaluation import EvaluationResult
 from contracts.table import read_table
+from contracts.verdict import Outcome
 from tests.fake_openai import FakeOpenAI, hang
-from tests.integration.conftest import Demo, asktwice_serve, copied_home
+from tests.integration.conftest import Demo, asktwice, asktwice_serve, copied_home
 from tests.serving import AWKWARD_BODIES, MALFORMED_BODIES, eventually
 
 DATA = os.environ.get("ASKTWICE_TEST_DATA")
@@ -92,6 +94,34 @@ def test_evaluate_answers_with_result_txt(client: httpx.Client) -> None:
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
     assert response.headers["x-evaluation-id"]
     assert response.text.count("Вопрос 1: Есть ли пробный урок?\n") == 2
+
+
+def test_the_winner_is_served_once_its_measured_answers_are_found_again(demo: Demo, tmp_path: Path) -> None:
+    home = copied_home(demo, tmp_path)
+    [evaluation] = [path for path in (home / "evaluations").iterdir() if path.is_dir()]
+    result = EvaluationResult.model_validate_json((evaluation / "results.json").read_bytes())
+    assert result.measurement
+    assert result.measurement.verdict
+    assert result.measurement.verdict.outcome is Outcome.better  # of the bundled model, on its own data
+    with asktwice_serve(home, "--winner", evaluation.name) as (url, _):
+        log = home / "serve.log"
+        eventually(lambda: "/ask?mode=auto answers with" in log.read_text(encoding="utf-8"), "a winner", 60)
+        asked = result.asked[-1]
+        measured = next(a for a in asked.answers if a.arm == result.measurement.verdict.winner)
+        assert measured.answer
+        answer = httpx.post(f"{url}/ask?mode=auto", json={"question": asked.question.question}, timeout=60).json()
+        assert (answer["mode"], answer["answer"]) == (measured.arm, measured.answer.answer)
+
+    for asked in result.asked:
+        for given in asked.answers:
+            if given.answer:
+                given.answer.answer += " Не тот ответ."
+    (evaluation / "results.json").write_text(result.model_dump_json(), encoding="utf-8")
+    refused = asktwice("serve", "--port", "0", "--home", home, "--winner", evaluation.name)
+    assert refused.returncode == 1
+    assert "only 0 of 10 measured answers were found again" in refused.stderr
+    assert not (home / "winner.json").exists()
+    assert "There is no finished evaluation ev_1" in asktwice("serve", "--home", home, "--winner", "ev_1").stderr
 
 
 def test_pages_of_operations(client: httpx.Client) -> None:

@@ -26,6 +26,7 @@ from contracts.errors import IndexEmpty
 from contracts.generation import Mode
 from contracts.prompts import NOTHING_FOUND, with_passages
 from contracts.retrieval import Passage, SearchRequest, SearchResponse
+from contracts.serving import Winner, keep_winner
 from services.generator.app import create_app
 from services.generator.settings import GeneratorSettings
 from services.kit import EventStream, problem_response
@@ -92,6 +93,36 @@ def test_where_nothing_was_found_the_model_is_told_so_and_not_left_to_its_memory
     nothing, bare, told = (answer["usage"]["prompt_tokens"] for answer in answers)
     assert answers[0]["sources"] == []
     assert nothing == told > bare
+
+
+def test_given_passages_take_the_place_of_retrieved_ones(client: httpx.Client) -> None:
+    own = "Курс стоит ровно 777 рублей."
+    answer = ask(client, "rag", question="Сколько стоит?", passages=[own]).json()
+    assert [source["text"] for source in answer["sources"]] == [own]
+    asked = with_passages("Сколько стоит?", [own])
+    assert answer["usage"]["prompt_tokens"] == ask(client, "base", question=asked).json()["usage"]["prompt_tokens"]
+    refused = ask(client, "base", passages=[own])
+    assert refused.status_code == 422
+    assert "passages" in refused.json()["detail"]
+    assert ask(client, "rag", passages=[]).status_code == 422
+    assert ask(client, "rag", passages=["а"] * 21).status_code == 422
+
+
+def test_auto_answers_as_the_confirmed_winner_and_refuses_without_one(client: httpx.Client, home: Home) -> None:
+    refused = ask(client, "auto")
+    assert refused.status_code == 409
+    assert "asktwice serve --winner" in refused.json()["detail"]
+    winner = Winner(
+        evaluation="ev_1", outcome="BETTER", arm="rag", mode=Mode.rag, adapter=None, model="random-tiny", replayed=10,
+        same=10, confirmed=datetime.now(UTC),
+    )  # fmt: skip
+    keep_winner(home, winner)
+    assert ask(client, "auto").json()["mode"] == "rag"
+    assert ask(client, "auto", adapter="qa.0123456789ab").status_code == 422
+    keep_winner(home, winner.model_copy(update={"model": "another"}))
+    refused = ask(client, "auto")
+    assert refused.status_code == 409
+    assert "was measured with another" in refused.json()["detail"]
 
 
 def test_only_passages_that_fit_are_sources(client: httpx.Client) -> None:
