@@ -532,6 +532,44 @@ def evaluate(
     evaluate_once(Wish(questions, data, modes, measure, lang.value), out, url, settings)
 
 
+@cli.command(epilog="Example: `asktwice advise ev_20261123T224137Z_5a5021da --sources --changes-per-month 4`")
+def advise(
+    evaluation: Annotated[str, typer.Argument(help="A finished evaluation of this home.")],
+    sources: Annotated[bool, typer.Option("--sources", help="Answers must show where they come from.")] = False,
+    changes_per_month: Annotated[
+        float, typer.Option("--changes-per-month", min=0, help="How often facts change.")
+    ] = 0.0,
+    automated: Annotated[bool, typer.Option("--automated", help="Training again runs by itself.")] = False,
+    joins: Annotated[bool, typer.Option("--joins", help="Answers need data from outside, or join many facts.")] = False,
+    style: Annotated[bool, typer.Option("--style", help="Terms and tone of your own matter.")] = False,
+    max_latency_ms: Annotated[
+        float | None,
+        typer.Option("--max-latency-ms", min=1, help="What the slowest answers (95th percentile) may take."),
+    ] = None,
+    least_right: Annotated[
+        float, typer.Option("--least-right", min=0, max=1, help="Mean score below which nothing is to be shipped.")
+    ] = 0.5,
+    questions_per_month: Annotated[
+        int | None, typer.Option("--questions-per-month", min=1, help="With --price-hour, what costs less.")
+    ] = None,
+    price_hour: Annotated[float, typer.Option("--price-hour", min=0, help="Of the machine.")] = 0.0,
+    lang: Annotated[Language, typer.Option("--lang", help="Of the words.")] = Language.ru,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the advice as JSON.")] = False,
+    home: HomeOption = HOME,
+) -> None:
+    """What to ship: RAG, fine-tuning, both or nothing yet; why, and what would change the advice."""
+    from asktwice.judging import advice_on
+    from contracts.advice import Circumstances
+    from services.evaluator.advice import advice_lines
+
+    told = Circumstances(
+        sources=sources, changes_per_month=changes_per_month, automated=automated, joins=joins, style=style,
+        max_latency_ms=max_latency_ms, least_right=least_right, questions_per_month=questions_per_month,
+    )  # fmt: skip
+    found = advice_on(Home(path=home), evaluation, told, price_hour, lang.value)
+    typer.echo(found.model_dump_json() if as_json else "\n".join(advice_lines(found, lang.value)))
+
+
 @cli.command(epilog="Example: `asktwice doctor --json`")
 def doctor(
     home: HomeOption = HOME,

@@ -1,13 +1,19 @@
-"""``asktwice verdict``: scores of anybody's making in, the verdict that the evaluator would give out."""
+"""``asktwice verdict`` and ``asktwice advise``: scores, or a finished run, in; a verdict or an advice out."""
 
 import csv
 import io
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from contracts.advice import Advice, Circumstances
+from contracts.artifacts import Home
 from contracts.encoding import decode
 from contracts.errors import InvalidInput
+from contracts.evaluation import EvaluationResult
 from contracts.table import read_bytes
 from contracts.verdict import ScoredItem, Verdict, VerdictSettings
+from services.evaluator.advice import advise
 from services.evaluator.verdict import decide
 from services.evaluator.wording import Language, verdict_lines
 
@@ -26,6 +32,32 @@ def verdict_of(path: Path, settings: VerdictSettings) -> Verdict:
         InvalidInput: the file cannot be read, lacks a column, or has a row that cannot be; it names the line.
     """
     return decide(read_items(path), settings)
+
+
+def advice_on(home: Home, evaluation: str, told: Circumstances, price_hour: float, language: Language) -> Advice:
+    """Return what to ship after a finished evaluation, under the circumstances that the user states.
+
+    Raises:
+        InvalidInput: there is no such evaluation, or nothing was measured in it.
+    """
+    result = finished(home, evaluation)
+    if result.measurement is None:
+        raise InvalidInput(f"Evaluation {evaluation} had no questions with reference answers, so it advises nothing.")
+    return advise(result.measurement, told, price_hour=price_hour, lang=language)
+
+
+def finished(home: Home, evaluation: str) -> EvaluationResult:
+    """Return a finished evaluation of a home.
+
+    Raises:
+        InvalidInput: there is none of this id.
+    """
+    if Path(evaluation).name == evaluation:
+        try:
+            return EvaluationResult.model_validate_json((home.evaluations / evaluation / "results.json").read_bytes())
+        except (OSError, ValidationError):
+            pass
+    raise InvalidInput(f"There is no finished evaluation {evaluation[:100]} in {home.evaluations}.")
 
 
 def read_items(path: Path) -> list[ScoredItem]:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import httpx
-from pydantic import ValidationError
 
+from asktwice.judging import finished
 from contracts.artifacts import Home
-from contracts.errors import InvalidInput, NotReady, error_from_problem
+from contracts.errors import NotReady, error_from_problem
 from contracts.evaluation import EvaluationResult
 from contracts.generation import Answer, AskRequest
 from contracts.serving import Winner, keep_winner
@@ -29,10 +29,7 @@ def winner_of(home: Home, id: str) -> tuple[EvaluationResult, str]:
         InvalidInput: there is no such evaluation.
         NotReady: its verdict names none, and why.
     """
-    try:
-        result = EvaluationResult.model_validate_json((home.evaluations / id / "results.json").read_bytes())
-    except (OSError, ValidationError) as error:
-        raise InvalidInput(f"There is no finished evaluation {id} in {home.evaluations}.") from error
+    result = finished(home, id)
     verdict = verdict_of(result)
     arm = _named(result, verdict) if verdict else None
     if arm is None:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from contracts.advice import Advice
 from contracts.verdict import Arm, Verdict
 
 Why = Literal[
@@ -124,6 +125,8 @@ class Measurement(BaseModel):
     arms: list[ArmMeasured]
     verdict: Verdict | None = None
     why: str | None = None
+    advice: Advice | None = None
+    """Where nothing is known of the circumstances; ``asktwice advise`` is told them."""
     encoder: str | None = None
     """What BERTScore was computed with, and its layer."""
     break_even: int | None = None

@@ -18,6 +18,7 @@ from contracts.measurement import (
 from contracts.ranking import figures
 from contracts.table import Row
 from contracts.verdict import ScoredItem, Verdict
+from services.evaluator.advice import advise
 from services.evaluator.arms import CONTROLS
 from services.evaluator.leakage import Leakage, find_leakage, regimes
 from services.evaluator.metrics.answer import measure
@@ -81,6 +82,7 @@ def measure_run(
     items = scored_items(plan.asked, leaked)
     measurement.verdict, measurement.why = _verdict(plan, items, measurement.leakage)
     measurement.break_even = _break_even(plan, tested, prices)
+    measurement.advice = advise(measurement, price_hour=prices.hour if prices else 0.0, lang=plan.lang)
     return measurement
 
 

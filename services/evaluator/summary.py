@@ -12,6 +12,7 @@ from contracts.evaluation import AskedQuestion, EvaluationResult, ModeAnswer
 from contracts.generation import Answer, Mode
 from contracts.measurement import ArmMeasured, Measurement, Regime
 from contracts.verdict import Verdict
+from services.evaluator.advice import advice_lines
 from services.evaluator.lines import one_line
 from services.evaluator.wording import Language, arm_label, number, verdict_lines
 
@@ -269,6 +270,8 @@ def _measurement(measured: Measurement, result: EvaluationResult) -> Iterator[st
         yield _say("no verdict", lang, why=measured.why)
         return
     yield from verdict_lines(measured.verdict, lang, lambda arm: arm_label(arm, lang))
+    if measured.advice:
+        yield from advice_lines(measured.advice, lang)
 
 
 def _told(values: dict[str, float], texts: dict[str, dict[Language, str]], lang: Language) -> Iterator[str]:

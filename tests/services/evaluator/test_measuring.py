@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def wrong(n: int) -> str:
     return f"Цена {price(n) + 5} рублей."
 
 
-def measured(plan: Plan, **changes: object) -> EvaluationResult:
+def measured(plan: Plan, **changes: Any) -> EvaluationResult:
     result = make_result({}, []).model_copy(
         update={"asked": plan.asked, "arms": [a.name for a in plan.arms], **changes}
     )
