@@ -65,6 +65,7 @@ def wrong(n: int) -> str:
 
 
 def measured(plan: Plan, **changes: Any) -> EvaluationResult:
+    plan.lang = changes.get("lang", "ru")
     result = make_result({}, []).model_copy(
         update={"asked": plan.asked, "arms": [a.name for a in plan.arms], **changes}
     )
