@@ -517,6 +517,12 @@ def evaluate(
         int,
         typer.Option("--measure", min=0, max=5000, help="Held-out rows of the served data to measure on as well."),
     ] = 0,
+    bertscore: Annotated[
+        str | None, typer.Option("--bertscore", help="Measure BERTScore, too, with this encoder: hub id or folder.")
+    ] = None,
+    bertscore_layer: Annotated[
+        int | None, typer.Option("--bertscore-layer", min=1, help="Its layer, where none is known for it.")
+    ] = None,
     lang: Annotated[Language, typer.Option("--lang", help="Of the measured part and the report.")] = Language.ru,
     out: Annotated[Path, typer.Option("--out", help="Where to put result.txt.")] = Path("result.txt"),
     home: HomeOption = HOME,
@@ -528,7 +534,11 @@ def evaluate(
 
     if questions and data:
         raise InvalidInput("Give --questions or --data, not both: --data asks the questions of its rows.")
+    if url and bertscore:
+        raise InvalidInput("A server measures BERTScore where it was started with ASKTWICE_BERTSCORE.")
     settings = None if url else _embedded_settings(home, _profile(profile, home))
+    if settings:
+        settings = settings.model_copy(update={"bertscore": bertscore, "bertscore_layer": bertscore_layer})
     evaluate_once(Wish(questions, data, modes, measure, lang.value), out, url, settings)
 
 

@@ -50,6 +50,9 @@ class EmbeddedSettings(BaseModel):
     data: Path | None
     """Indexed at start unless the index holds it; None serves what is indexed."""
     questions: Path
+    bertscore: str | None = None
+    """Encoder of BERTScore; None leaves it to the evaluator's settings."""
+    bertscore_layer: int | None = None
 
 
 class Embedded:
@@ -82,6 +85,8 @@ def _build(settings: EmbeddedSettings) -> dict[str, FastAPI]:
     asked = EvaluatorSettings(home=home, questions=settings.questions)
     if settings.data is not None:
         asked = asked.model_copy(update={"data": settings.data})
+    if settings.bertscore is not None:
+        asked = asked.model_copy(update={"bertscore": settings.bertscore, "bertscore_layer": settings.bertscore_layer})
     evaluator = create_evaluator(
         asked,
         GeneratorClient(_inside(generator)),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -12,9 +13,10 @@ from fastapi import FastAPI
 
 from contracts.clients import EvaluatorClient
 from contracts.errors import Unavailable
-from contracts.evaluation import EvaluationQuestion
+from contracts.evaluation import EvaluationQuestion, EvaluationResult
 from contracts.generation import Answer, Mode
 from contracts.health import Readiness
+from services.evaluator.bertscore import random_encoder
 from services.evaluator.settings import EvaluatorSettings
 from services.kit import PROBLEM_JSON
 from tests import fake_openai as fake
@@ -122,6 +124,32 @@ def test_a_csv_from_excel_in_cp1251_is_read_and_every_row_accounted_for(
     asked = ["Сколько стоит курс программирования на Python?", "Есть ли рассрочка; и скидка?"]
     assert questions_of(response.text) == asked * 2
     assert "Вопросы: 2, из вопросы.csv: строк 4 = принято 2 + отклонено 1 + повторов 1;" in response.text
+
+
+def test_the_classic_table_is_one_run_base_rag_and_ft_by_bertscore(
+    evaluator: Build, settings: EvaluatorSettings, tmp_path: Path
+) -> None:
+    questions = [f"Сколько стоит товар {n}?" for n in range(12)]
+    table = "question,answer,context\n" + "".join(f"{q},{q} Сто рублей.,Цена.\n" for q in questions)
+    encoder = random_encoder(tmp_path / "encoder", questions, layers=2)
+    asked = settings.model_copy(update={"bertscore": encoder, "bertscore_layer": 2})
+    response = post(
+        evaluator(asked), params={"modes": "base,rag,ft", "lang": "en"}, files={"file": ("q.csv", table.encode())}
+    )
+    assert response.status_code == 200, response.text
+    folder = settings.home / "evaluations" / response.headers["X-Evaluation-Id"]
+    found = EvaluationResult.model_validate_json((folder / "results.json").read_bytes()).measurement
+    assert found
+    assert [arm.arm for arm in found.arms] == ["base", "rag", "ft"]
+    assert all(0 < arm.means["bertscore"] <= 1 and arm.measured["bertscore"] == 12 for arm in found.arms)
+    assert response.text.count("BERTScore F1 0.") == 3
+    assert "bertscore" in (folder / "items.csv").read_text(encoding="utf-8-sig").splitlines()[0]
+
+
+def test_modes_that_are_none_are_422_and_nothing_is_begun(evaluator: Build, settings: EvaluatorSettings) -> None:
+    for params in ({"modes": "gpt"}, {"modes": ""}, {"measure": "-1"}, {"lang": "de"}, {"modes": "rag,oracle"}):
+        assert post(evaluator(settings), params=params, json=TWO).status_code == 422, params
+    assert not (settings.home / "evaluations").exists()
 
 
 LONG = "а" * 20_001
