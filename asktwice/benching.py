@@ -136,10 +136,13 @@ def bench_evaluator(data: Path, encoder: str | None, layer: int | None, rounds: 
         Unavailable: the encoder cannot be loaded.
     """
     from services.evaluator.bench import evaluator
+    from services.evaluator.concurrency_bench import concurrency_ratio
 
+    with console.step("Asking and grading at once, beside one after the other") as advance:
+        ratio = concurrency_ratio(rounds, advance)
     with console.step("BERTScore of four modes, beside bert_score.score for each item and for each mode") as advance:
         found = evaluator(data, encoder, layer, rounds=rounds, report=advance)
-    _print(found, as_json)
+    _print(ratio | found, as_json)
 
 
 def bench_metrics(path: Path, seed: int, as_json: bool) -> None:

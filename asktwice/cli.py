@@ -351,7 +351,8 @@ def evaluator(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds; the median is told.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
 ) -> None:
-    """BERTScore of four modes beside `bert_score.score` called for each item, and for each mode."""
+    """Asking and grading at once beside one after the other; BERTScore beside `bert_score.score` for each item, and
+    for each mode."""
     from asktwice.benching import bench_evaluator
 
     bench_evaluator(data, encoder, layer, rounds, as_json)

@@ -77,7 +77,7 @@ class Comparison:
         """
         created, begun = datetime.now(UTC), time.monotonic()
         leakage = await asyncio.to_thread(look_for_leaks, plan)
-        await self._ask_all(plan, keep)
+        await self.ask_all(plan, keep)
         result = EvaluationResult(
             id=id,
             created=created,
@@ -132,7 +132,8 @@ class Comparison:
 
         return score
 
-    async def _ask_all(self, plan: Plan, keep: Keep) -> None:
+    async def ask_all(self, plan: Plan, keep: Keep) -> None:
+        """Ask every question of every arm, and put the answers into the plan."""
         asked = plan.asked
         order = {arm.name: place for place, arm in enumerate(plan.arms)}
         pending = iter([(index, arm) for index in range(len(asked)) for arm in plan.arms])
