@@ -50,6 +50,8 @@ class EmbeddedSettings(BaseModel):
     data: Path | None
     """Indexed at start unless the index holds it; None serves what is indexed."""
     questions: Path
+    resume: bool = True
+    """Whether evaluations that ended with their process are gone on with."""
     bertscore: str | None = None
     """Encoder of BERTScore; None leaves it to the evaluator's settings."""
     bertscore_layer: int | None = None
@@ -82,7 +84,7 @@ def _build(settings: EmbeddedSettings) -> dict[str, FastAPI]:
     generator = create_generator(
         GeneratorSettings(home=home, base=settings.base, profile=settings.profile), RetrieverClient(_inside(retriever))
     )
-    asked = EvaluatorSettings(home=home, questions=settings.questions)
+    asked = EvaluatorSettings(home=home, questions=settings.questions, resume=settings.resume)
     if settings.data is not None:
         asked = asked.model_copy(update={"data": settings.data})
     if settings.bertscore is not None:

@@ -68,7 +68,7 @@ def served(settings: EmbeddedSettings) -> Iterator[str]:
         Unavailable: something stands in the way.
     """
     listening = _listen("127.0.0.1", 0)
-    server = _Server(settings)
+    server = _Server(settings.model_copy(update={"resume": False}))  # it is there for one command
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

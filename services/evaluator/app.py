@@ -58,8 +58,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(store.settle)
         app.state.jobs = Jobs(comparison, store)
+        if settings.resume:
+            await app.state.jobs.resume(until_ready)
+        await asyncio.to_thread(store.settle)
         try:
             yield
         finally:
@@ -69,6 +71,10 @@ def create_app(
 
     async def readiness() -> Readiness:
         return await _all_ready(generator, retriever)
+
+    async def until_ready() -> None:
+        while not (await readiness()).ready:  # noqa: ASYNC110 - other processes, which tell nobody
+            await asyncio.sleep(1)
 
     app = create_service("evaluator", "Questions in, result.txt out.", lifespan, readiness)
     _add_evaluate(app, settings, comparison)

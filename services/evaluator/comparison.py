@@ -133,11 +133,13 @@ class Comparison:
         return score
 
     async def ask_all(self, plan: Plan, keep: Keep) -> None:
-        """Ask every question of every arm, and put the answers into the plan."""
+        """Ask what has no answer yet, and put the answers into the plan."""
         asked = plan.asked
         order = {arm.name: place for place, arm in enumerate(plan.arms)}
-        pending = iter([(index, arm) for index in range(len(asked)) for arm in plan.arms])
-        asking = _Asking(self._generator, self._settings.question_deadline_s)
+        there = {(index, given.arm) for index, each in enumerate(asked) for given in each.answers}
+        left = [(index, arm) for index in range(len(asked)) for arm in plan.arms if (index, arm.name) not in there]
+        pending = iter(left)
+        asking = _Asking(self._generator, self._settings.question_deadline_s, _adapters_of(asked))
 
         async def work() -> None:
             for index, arm in pending:
@@ -149,7 +151,7 @@ class Comparison:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._settings.concurrency, plan.total)):
+                for _ in range(min(self._settings.concurrency, len(left))):
                     group.create_task(work())
         except ExceptionGroup as failed:  # only keep() can fail: the disk
             raise failed.exceptions[0] from failed
@@ -186,10 +188,10 @@ class Comparison:
 class _Asking:
     """Asks single questions for one evaluation; the adapter that answers first answers the rest, too."""
 
-    def __init__(self, generator: GeneratorClient, deadline_s: float):
+    def __init__(self, generator: GeneratorClient, deadline_s: float, adapters: dict[str, str]):
         self._generator = generator
         self._deadline_s = deadline_s
-        self._adapters: dict[str, str | None] = {}
+        self._adapters = adapters
 
     async def ask(self, question: str, arm: Arm, passage: str | None = None) -> ModeAnswer:
         """Return the answer or the reason why there is none; never raises but when cancelled.
@@ -212,7 +214,7 @@ class _Asking:
             error = f"внутренняя ошибка ({type(failed).__name__})"
         if answer is not None and is_blank(answer.answer):
             answer, error = None, "модель вернула пустой ответ"
-        if answer is not None and arm.mode.tuned:
+        if answer is not None and answer.adapter:
             self._adapters.setdefault(arm.name, answer.adapter)
         return ModeAnswer(mode=arm.mode, arm=arm.name, answer=answer, error=error)
 
@@ -229,6 +231,12 @@ class _Asking:
             except (Overloaded, Unavailable) as error:
                 if not await patience.again(error.retry_after):
                     raise
+
+
+def _adapters_of(asked: Sequence[AskedQuestion]) -> dict[str, str]:
+    """Return the adapters that answered already, by arm: the rest is theirs, too."""
+    given = [each for question in asked for each in question.answers]
+    return {each.arm: each.answer.adapter for each in given if each.answer and each.answer.adapter}
 
 
 def _reason(error: AskTwiceError) -> str:

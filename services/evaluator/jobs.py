@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from contracts.errors import AskTwiceError, InternalError, NotReady, Overloaded, Unavailable
@@ -58,6 +58,24 @@ class Jobs:
         run = self._runs[job.id] = Run(job)
         run.task = asyncio.create_task(self._run(run, plan), name=job.id)
         return run
+
+    async def resume(self, ready: Callable[[], Awaitable[None]]) -> None:
+        """Go on with the evaluations that ended with their process; what was answered is not asked again.
+
+        Args:
+            ready: returns once questions can be answered.
+        """
+        for id in await asyncio.to_thread(self._store.left):
+            try:
+                taken = await asyncio.to_thread(self._store.resume, id)
+            except (OSError, ValueError) as error:
+                log.warning("evaluation %s cannot be gone on with: %s", id, error)
+                continue
+            if taken:
+                job, plan = taken
+                log.info("evaluation %s goes on: %d of %d answers are there", id, job.done, job.total)
+                run = self._runs[id] = Run(job)
+                run.task = asyncio.create_task(self._run(run, plan, ready), name=id)
 
     async def text(self, run: Run) -> str:
         """Wait for an evaluation and return its result.txt. Whoever stops waiting does not stop it.
@@ -131,7 +149,7 @@ class Jobs:
             if run.job.state in UNFINISHED:  # stopped before its task came to its first step
                 self._settle(run, ended(run.job, run.stopped_as))
 
-    async def _run(self, run: Run, plan: Plan) -> None:
+    async def _run(self, run: Run, plan: Plan, ready: Callable[[], Awaitable[None]] | None = None) -> None:
         id = run.job.id
 
         async def keep(index: int, answer: ModeAnswer) -> None:
@@ -139,6 +157,8 @@ class Jobs:
             run.becomes(run.job.model_copy(update={"done": run.job.done + 1}))
 
         try:
+            if ready:
+                await ready()
             result = await self._comparison.run(id, plan, keep)
             run.writing = True
             await asyncio.to_thread(self._store.finish, result)

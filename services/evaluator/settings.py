@@ -24,6 +24,8 @@ class EvaluatorSettings(BaseSettings):
     """Its name stands in result.txt where no adapter tells the file that it was trained on."""
     generator_url: str = "http://generator:8000"
     retriever_url: str = "http://retriever:8000"
+    resume: bool = True
+    """Whether evaluations that ended with their process are gone on with at the start."""
     concurrency: int = Field(default=8, ge=1, le=256)
     """Questions in flight at the generator, over all evaluations together."""
     margin: float = Field(default=0.05, gt=0, lt=0.5)

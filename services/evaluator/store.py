@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from contracts.artifacts import MANIFEST, Home, write_atomically, write_json_atomically
 from contracts.errors import AskTwiceError, NotFound, NotReady
@@ -29,7 +29,7 @@ from services.evaluator.tables import item_lines, items_table, side_by_side
 
 UNFINISHED: tuple[JobState, ...] = ("queued", "running")
 QUESTIONS, QUESTIONS_TABLE = "questions.json", "questions.csv"
-ANSWERS, JOB = "answers.jsonl", "job.json"
+ANSWERS, JOB, PLAN = "answers.jsonl", "job.json", "plan.json"
 RESULTS, TABLE, RESULT = "results.json", "answers.csv", "result.txt"
 ITEMS, ITEM_LINES, REPORT = "items.csv", "items.jsonl", "report.html"
 _ID = re.compile(r"ev_\d{8}T\d{6}Z_[0-9a-f]{8}")
@@ -68,9 +68,54 @@ class EvaluationStore:
         else:
             write_atomically(folder / QUESTIONS, _questions_body(plan.shown))
         write_json_atomically(folder / MANIFEST, {"id": id, **plan.frozen()})
+        write_atomically(folder / PLAN, TypeAdapter(Plan).dump_json(plan))
         job = Job(id=id, state="running", done=0, total=plan.total)
         self.save(job)
         return job
+
+    def left(self) -> list[str]:
+        """Return the evaluations that ended with their process and can be gone on with, the oldest first."""
+        found = []
+        for folder in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
+            if _ID.fullmatch(folder.name) and (folder / PLAN).exists() and not (folder / RESULT).exists():
+                try:
+                    state = Job.model_validate_json((folder / JOB).read_bytes()).state
+                except (OSError, ValidationError):
+                    continue
+                if state in (*UNFINISHED, "interrupted") and folder.name not in self._locks:
+                    found.append(folder.name)
+        return found
+
+    def resume(self, id: str) -> tuple[Job, Plan] | None:
+        """Take over an evaluation whose process ended, with the answers that are on the disk.
+
+        Returns:
+            None where another process has it.
+
+        Raises:
+            OSError, ValueError: its files cannot be read.
+        """
+        folder = self._at(id)
+        handle = os.open(folder / ANSWERS, os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        try:
+            content = (folder / ANSWERS).read_bytes()
+            os.ftruncate(handle, content.rfind(b"\n") + 1)  # what a kill cut off would spoil the next line
+            plan = TypeAdapter(Plan).validate_json((folder / PLAN).read_bytes())
+            done = {(kept.index, kept.answer.arm): kept for kept in self.kept(id)}
+            for kept in done.values():
+                plan.asked[kept.index].answers.append(kept.answer)
+        except BaseException:
+            os.close(handle)
+            raise
+        self._locks[id] = handle
+        job = Job(id=id, state="running", done=len(done), total=plan.total)
+        self.save(job)
+        return job, plan
 
     def keep(self, id: str, index: int, answer: ModeAnswer) -> None:
         """Make one answer durable before the next question is asked."""

@@ -98,7 +98,7 @@ def test_evaluate_answers_with_result_txt(client: httpx.Client) -> None:
 
 def test_the_winner_is_served_once_its_measured_answers_are_found_again(demo: Demo, tmp_path: Path) -> None:
     home = copied_home(demo, tmp_path)
-    [evaluation] = [path for path in (home / "evaluations").iterdir() if path.is_dir()]
+    evaluation, *_ = sorted(path for path in (home / "evaluations").iterdir() if path.is_dir())
     result = EvaluationResult.model_validate_json((evaluation / "results.json").read_bytes())
     assert result.measurement
     assert result.measurement.verdict

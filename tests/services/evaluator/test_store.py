@@ -55,6 +55,7 @@ def test_a_finished_evaluation_lies_there_whole(store: EvaluationStore, tmp_path
         "items.jsonl",
         "job.json",
         "manifest.json",
+        "plan.json",
         "questions.json",
         "report.html",
         "result.txt",
@@ -182,6 +183,7 @@ def test_after_sigkill_what_was_answered_is_there_and_the_evaluation_is_called_i
     assert store.job(id).state == "running"
     child.send_signal(signal.SIGKILL)
     child.wait()
+    settings = settings.model_copy(update={"resume": False})
     asyncio.run(restart())
     on_disk = json.loads((folder(settings.home, id) / "job.json").read_bytes())
     assert (on_disk["state"], on_disk["done"], on_disk["total"]) == ("interrupted", 3, 4)
