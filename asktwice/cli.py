@@ -491,7 +491,7 @@ def ask(
 
 
 @cli.command(
-    epilog="Examples: `asktwice evaluate --questions my_questions.txt`, `asktwice evaluate --data my.csv --modes"
+    epilog="Example: `asktwice evaluate --questions my_questions.txt`, `asktwice evaluate --data my.csv --modes"
     " base,rag,ft`"
 )
 def evaluate(
