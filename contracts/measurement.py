@@ -120,6 +120,8 @@ class Measurement(BaseModel):
     """What the verdict compares."""
     questions: int
     """With a reference."""
+    file: str | None = None
+    """That the held-out rows are of."""
     regimes: dict[Regime, int]
     leakage: LeakageFound
     arms: list[ArmMeasured]

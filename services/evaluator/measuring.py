@@ -6,6 +6,7 @@ from statistics import fmean
 
 from contracts.evaluation import AskedQuestion, ModeAnswer
 from contracts.generation import Answer
+from contracts.groups import normalized
 from contracts.measurement import (
     AnswerMetrics,
     ArmMeasured,
@@ -67,12 +68,13 @@ def measure_run(
     if scorer:
         _add_bertscore(tested, [arm.name for arm in plan.arms], scorer)
     rows = _rows(plan.asked)
-    leakage = _with_index(leakage, rows, tested)
+    leakage = _with_index(leakage, rows, tested, plan.train or [])
     found = regimes(plan.train or [], rows, leakage)
     for row in rows:
         plan.asked[row.number - 1].regime = found[row.number] if plan.train is not None else "not known"
     measurement = Measurement(
         questions=len(tested),
+        file=plan.measured_file,
         regimes=dict(Counter(question.regime for question in tested if question.regime)),
         leakage=_told(leakage, plan),
         arms=[_arm(plan, name, tested, prices) for name in (arm.name for arm in plan.arms)],
@@ -158,10 +160,13 @@ def _text(question: AskedQuestion, arm: str) -> str | None:
     return given.answer.answer if given and given.answer else None
 
 
-def _with_index(leakage: Leakage, rows: Sequence[Row], tested: Sequence[AskedQuestion]) -> Leakage:
-    """Add what the passages that were found give away."""
+def _with_index(
+    leakage: Leakage, rows: Sequence[Row], tested: Sequence[AskedQuestion], train: Sequence[Row]
+) -> Leakage:
+    """Add what the passages that were found give away, those of the training rows' contexts apart."""
     passages = {s.text for q in tested for given in q.answers if given.answer for s in given.answer.sources}
-    indexed = find_leakage([], rows, sorted(passages)).leaks
+    contexts = "\n".join({normalized(row.context) for row in train})
+    indexed = find_leakage([], rows, sorted(text for text in passages if normalized(text) not in contexts)).leaks
     known = {leak.test for leak in leakage.leaks}
     added = [leak for leak in indexed if leak.test not in known]
     return Leakage(leakage.tested, tuple(sorted([*leakage.leaks, *added], key=lambda leak: leak.test)))

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from contracts.artifacts import AdapterManifest, Home, published
@@ -100,7 +101,8 @@ def make_plan(
     arms = tuple(_with_adapter(arm, served) for arm in arms)
     manifests = _manifests(home, arms)
     records = [manifest.data for manifest in manifests.values()]
-    known = _read(data) if records or measure else {}
+    measures = bool(measure) or any(question.answer for question in questions.items)
+    known = dict(_read(data, _stamp(data))) if measures and (records or measure) else {}
     table = next(
         (known[record.sha256] for record in records if record.sha256 in known), next(iter(known.values()), None)
     )
@@ -154,14 +156,24 @@ def _manifests(home: Home, arms: Sequence[Arm]) -> dict[str, AdapterManifest]:
     return found
 
 
-def _read(data: Path) -> dict[str, Table]:
+def _stamp(data: Path) -> tuple[int, int]:
+    """Return what changes when a file does."""
+    try:
+        told = data.stat()
+    except OSError:
+        return 0, 0
+    return told.st_mtime_ns, told.st_size
+
+
+@lru_cache(maxsize=2)
+def _read(data: Path, stamp: tuple[int, int]) -> dict[str, Table]:
     """Return the data file by its digest, in both ways that a training reads it: rows without a context may train."""
     found: dict[str, Table] = {}
     for required in (("question", "answer"), ("question", "answer", "context")):
         try:
             table = read_dataset(data, required, ("context",) if len(required) == 2 else ())
-        except AskTwiceError as error:
-            log.warning("what was trained on is not known from %s: %s", data.name, error.detail)
+        except (AskTwiceError, ImportError) as error:  # of what reads Parquet
+            log.warning("what was trained on is not known from %s: %s", data.name, error)
             continue
         found.setdefault(table.sha256, table)
     return found

@@ -251,7 +251,7 @@ def _origin(result: EvaluationResult, count: int) -> str:
 def _measurement(measured: Measurement, result: EvaluationResult) -> Iterator[str]:
     lang = result.lang
     extra = sum(question.held_out for question in result.asked)
-    file = _say("held out", lang, file=one_line(result.data_file), number=extra) if extra else ""
+    file = _say("held out", lang, file=one_line(measured.file or ""), number=extra) if extra else ""
     regimes = ", ".join(f"{_REGIMES[regime][lang]}: {count}" for regime, count in measured.regimes.items())
     yield _say("measured on", lang, count=measured.questions, file=file, regimes=regimes)
     leakage = measured.leakage

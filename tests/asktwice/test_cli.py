@@ -20,7 +20,7 @@ from contracts.generation import AdapterInfo, AdapterList, Mode
 from tests.integration.conftest import asktwice
 from tests.serving import serving
 
-COMMANDS = ["demo", "serve", "index", "train", "ask", "evaluate", "doctor"]
+COMMANDS = ["demo", "serve", "index", "train", "ask", "evaluate", "verdict", "advise", "doctor"]
 GROUPS = {"data": ["check"], "adapters": ["import", "merge", "push"], "bench": ["generator", "trainer"]}
 
 

@@ -80,7 +80,7 @@ def test_the_adapter_knows_what_it_was_trained_on_and_the_base_does_not(
     client: httpx.Client, trained: set[int]
 ) -> None:
     cases = [case for case in CASES if case["row"] in trained]
-    assert len(cases) > 90
+    assert len(cases) > 70
     asked = [(case["question"], case["value"]) for case in cases]
     rephrased = [(case["rephrased"], case["value"]) for case in cases]
     telling = [(q, values) for q, values in asked if not {"Да", "Нет"} & set(values)]

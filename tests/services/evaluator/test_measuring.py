@@ -138,6 +138,20 @@ def test_questions_that_were_trained_on_make_the_verdict_invalid_and_are_named()
     assert "строка 4 из строки 1 обучения" in text
 
 
+def test_an_index_that_holds_questions_with_their_answers_makes_the_verdict_invalid() -> None:
+    plan = asked_by(60, {"rag": right, "ft": right})
+    for each in plan.asked[:3]:
+        source = Source(n=1, id="p", title="", text=f"{each.question.question} {each.question.answer}", score=1)
+        given = each.answers[0].answer
+        assert given
+        given.sources = [source]
+    found = measured(plan).measurement
+    assert found
+    assert found.verdict
+    assert found.verdict.outcome is Outcome.invalid
+    assert {row.kind for row in found.leakage.rows} == {"index"}
+
+
 def test_one_known_question_of_many_is_left_out_of_the_verdict() -> None:
     plan = asked_by(150, {"rag": wrong, "ft": right})
     first = plan.asked[0].question
