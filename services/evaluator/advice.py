@@ -165,7 +165,9 @@ class _Advisor:
         top = [name for name in left if name not in beaten]
         undecided = [c for c in among if c.a in top and c.b in top and c.outcome is not Outcome.equivalent]
         if undecided:
-            return "not yet", None, [*reasons, *map(self._undecided, undecided)]
+            leader = max(top, key=lambda name: self._arms[name].means.get("correct", 0.0))
+            with_leader = [c for c in undecided if leader in (c.a, c.b)] or undecided
+            return "not yet", None, [*reasons, *map(self._undecided, with_leader)]
         arm, why = self._preferred(top, told)
         reasons += [self._better(c, arm) for c in among if c.outcome is Outcome.better and arm in (c.a, c.b)]
         reasons += why

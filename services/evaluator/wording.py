@@ -66,10 +66,10 @@ _TEXT: dict[str, dict[Language, str]] = {
 
 
 def arm_label(arm: str, language: Language) -> str:
-    """Return an arm's name for people: ``ft:<adapter>`` keeps its adapter."""
+    """Return an arm's name for people: of ``ft:<adapter>`` the adapter's digest, which tells it from all others."""
     head, colon, adapter = arm.partition(":")
     named = _ARMS.get(head, {"ru": head, "en": head})[language]
-    return f"{named} ({adapter})" if colon else named
+    return f"{named} {adapter.rpartition('.')[2]}" if colon else named
 
 
 def verdict_lines(verdict: Verdict, language: Language = "ru", label: Callable[[str], str] = str) -> Iterator[str]:
