@@ -422,7 +422,7 @@ def test_a_client_that_leaves_does_not_stop_the_evaluation(
     run(live())
 
 
-def test_after_a_restart_a_job_that_ran_is_interrupted(
+def test_after_a_restart_a_job_that_ran_is_interrupted_where_it_is_not_to_go_on(
     generator: FakeGenerator, evaluator: Build, settings: EvaluatorSettings
 ) -> None:
     async def stopped_in_the_middle() -> str:
@@ -433,7 +433,7 @@ def test_after_a_restart_a_job_that_ran_is_interrupted(
             return id
 
     async def after(id: str) -> tuple[dict[str, object], httpx.Response]:
-        async with opened(evaluator(settings)) as client:
+        async with opened(evaluator(settings.model_copy(update={"resume": False}))) as client:
             return (await client.get(f"/jobs/{id}")).json(), await client.get(f"/evaluations/{id}/result.txt")
 
     id = run(stopped_in_the_middle())
