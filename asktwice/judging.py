@@ -31,7 +31,9 @@ def verdict_of(path: Path, settings: VerdictSettings) -> Verdict:
     Raises:
         InvalidInput: the file cannot be read, lacks a column, or has a row that cannot be; it names the line.
     """
-    return decide(read_items(path), settings)
+    items = read_items(path)
+    scored = {each.arm for each in items if each.score is not None}  # a control of an evaluation has none
+    return decide([each for each in items if each.arm in scored] if len(scored) > 1 else items, settings)
 
 
 def advice_on(home: Home, evaluation: str, told: Circumstances, price_hour: float, language: Language) -> Advice:

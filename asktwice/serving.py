@@ -45,8 +45,10 @@ def serve_forever(
             return
         try:
             say(confirm(url))
-        except (AskTwiceError, httpx.HTTPError) as error:
-            refused.append(error if isinstance(error, AskTwiceError) else Unavailable(str(error)))
+        except Exception as error:  # else the thread would end, and the server serve on as if nothing had been asked
+            refused.append(
+                error if isinstance(error, AskTwiceError) else Unavailable(f"{type(error).__name__}: {error}")
+            )
             server.should_exit = True
 
     threading.Thread(target=announce, daemon=True).start()

@@ -8,13 +8,13 @@ import httpx
 
 from asktwice.judging import finished
 from contracts.artifacts import Home
-from contracts.errors import NotReady, error_from_problem
+from contracts.errors import AskTwiceError, NotReady, error_from_problem
 from contracts.evaluation import EvaluationResult
 from contracts.generation import Answer, AskRequest
 from contracts.serving import Winner, keep_winner
 from contracts.verdict import Outcome, Verdict
 from services.evaluator.arms import parse_arms
-from services.evaluator.summary import given_answers, verdict_of
+from services.evaluator.summary import verdict_of
 
 REPLAYED = 10
 SAME = 0.9
@@ -48,10 +48,13 @@ def serve_winner(home: Home, id: str) -> Callable[[str], str]:
         AskTwiceError: as :func:`winner_of`, before anything is started.
     """
     result, arm = winner_of(home, id)
-    home.winner.unlink(missing_ok=True)  # what was served before is not what is asked for now
 
     def confirmed(url: str) -> str:
-        winner = confirm(url, result, arm)
+        try:
+            winner = confirm(url, result, arm)
+        except AskTwiceError:
+            home.winner.unlink(missing_ok=True)  # it is not what this home serves
+            raise
         keep_winner(home, winner)
         return (
             f"/ask?mode=auto answers with {arm}: {winner.outcome} in {id}, {winner.same} of {winner.replayed} measured"
@@ -110,4 +113,6 @@ def _named(result: EvaluationResult, verdict: Verdict) -> str | None:
         return verdict.winner
     if verdict.outcome is not Outcome.equivalent:
         return None
-    return min(verdict.top, key=lambda arm: sum(a.timings_ms.generate for a in given_answers(result.asked, arm)))
+    arms = {arm.arm: arm for arm in result.measurement.arms} if result.measurement else {}
+    timed = {arm: each.total_ms_p50 for arm in verdict.top if (each := arms[arm].operations)}
+    return min(timed, key=lambda arm: timed[arm], default=None)

@@ -54,6 +54,8 @@ class AskedQuestion(BaseModel):
     held_out: bool = False
     """Whether it only measures and is not shown in result.txt."""
     regime: Regime | None = None
+    leaked: bool = False
+    """Whether training or the index gives it away; then the verdict is not about it."""
 
 
 class QuestionsOrigin(BaseModel):

@@ -32,6 +32,8 @@ class VerdictSettings(BaseModel):
     """The detectable difference is the one that a run like this finds this often."""
     min_clusters: int = Field(default=10, ge=3)
     """Below so many, intervals promise more than they hold: nothing is claimed."""
+    max_dropped: float = Field(default=0.3, ge=0, le=1)
+    """Where a larger share of the questions has no pair, nothing is claimed: what fails is not drawn by lot."""
     bias_allowance: float = Field(default=0.0, ge=0, lt=0.5)
     """How much a judge without human labels may favour an arm: differences up to this are not claimed."""
     seed: int = 0

@@ -23,19 +23,19 @@ from contracts.evaluation import (
     EvaluationResult,
     ModeAnswer,
 )
-from contracts.generation import AdapterList, Answer, AskRequest, GeneratorInfo
+from contracts.generation import AdapterList, Answer, AskRequest, GeneratorInfo, Mode
 from contracts.measurement import Measurement
 from contracts.retrieval import IndexInfo
 from contracts.verdict import VerdictSettings
 from services.evaluator.arms import Arm, passage_for
 from services.evaluator.judge import Judge
 from services.evaluator.leakage import Leakage
-from services.evaluator.lines import is_blank
+from services.evaluator.lines import EMPTY, is_blank
 from services.evaluator.measuring import Scorer, has_references, look_for_leaks, measure_run
 from services.evaluator.patience import Patience
 from services.evaluator.plan import Plan, make_plan
 from services.evaluator.questions import Questions
-from services.evaluator.report import sections
+from services.evaluator.report import first_arm, sections
 from services.evaluator.settings import EvaluatorSettings
 from services.evaluator.wording import Language
 
@@ -91,7 +91,10 @@ class Comparison:
             seconds=0.0,
         )
         result.measurement = await asyncio.to_thread(self._measure, plan, leakage)
-        result.analysis = await self._judge.analyse(sections(result), sections(result, swapped=True))
+        if all(first_arm(result, mode) in result.arms for mode in (Mode.rag, Mode.ft)):
+            result.analysis = await self._judge.analyse(sections(result), sections(result, swapped=True))
+        else:
+            result.analysis.error = "Анализа нет: он сравнивает RAG и Fine-tuning, а опрошены не оба."
         result.seconds = time.monotonic() - begun
         return result
 
@@ -213,7 +216,7 @@ class _Asking:
             log.exception("a question failed")
             error = f"внутренняя ошибка ({type(failed).__name__})"
         if answer is not None and is_blank(answer.answer):
-            answer, error = None, "модель вернула пустой ответ"
+            answer, error = None, EMPTY
         if answer is not None and answer.adapter:
             self._adapters.setdefault(arm.name, answer.adapter)
         return ModeAnswer(mode=arm.mode, arm=arm.name, answer=answer, error=error)

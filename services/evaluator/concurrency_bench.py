@@ -81,7 +81,7 @@ async def _at_once(url: str) -> float:
             for n in range(QUESTIONS)
         ]
         arms = parse_arms(["rag"])
-        plan = Plan(asked, QuestionsOrigin(kind="request"), arms, train=None, verdict=VerdictSettings())
+        plan = Plan(asked, QuestionsOrigin(kind="request"), arms, train=[], verdict=VerdictSettings())
 
         async def keep(index: int, answer: ModeAnswer) -> None:
             pass

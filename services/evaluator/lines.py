@@ -6,6 +6,7 @@ What is changed here is changed in the view only; results.json keeps every chara
 import re
 
 RULE = "=" * 24
+EMPTY = "модель вернула пустой ответ"
 RAG_HEADING = "RAG (Retrieval-Augmented Generation) Qdrant + {model} {quantization} без Fine-tuning"
 FT_HEADING = "{model} {quantization} + Fine-tuning на дата сете {data}"
 ANALYSIS_HEADING = "Анализ качества ответов ({judge})"

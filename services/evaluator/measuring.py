@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from contracts.evaluation import AskedQuestion, ModeAnswer
@@ -22,25 +23,30 @@ from contracts.verdict import ScoredItem, Verdict
 from services.evaluator.advice import advise
 from services.evaluator.arms import CONTROLS
 from services.evaluator.leakage import Leakage, find_leakage, regimes
+from services.evaluator.lines import EMPTY
 from services.evaluator.metrics.answer import measure
 from services.evaluator.metrics.retrieval import gold_place
+from services.evaluator.metrics.text import words
 from services.evaluator.operations import Prices, break_even, cost_of_one, cost_per_right, operations
 from services.evaluator.plan import Plan
 from services.evaluator.tables import cluster_of, item_id
 from services.evaluator.verdict import decide
+from services.evaluator.wording import arm_label
 
 Scorer = Callable[[Sequence[str | None], dict[str, list[str | None]]], dict[str, list[float | None]]]
 """References and each arm's answers in, F1 of BERTScore out."""
 
 _UNKNOWN_TRAINING = {
-    "ru": "обучающие строки неизвестны, поэтому утечка из обучения не проверена",
-    "en": "the training rows are not known, so leakage from training was not looked for",
+    "ru": "обучающие строки неизвестны ({arms}), поэтому утечка из обучения не проверена; преимущество этих способов"
+    " может быть памятью",
+    "en": "the training rows are not known ({arms}), so leakage from training was not looked for; a lead of these arms"
+    " may be memory",
 }
 
 
 def look_for_leaks(plan: Plan) -> Leakage:
     """Look for questions that training gives away; done before anything is asked."""
-    return find_leakage(plan.train or [], _rows(plan.asked))
+    return find_leakage(plan.train, _rows(plan.asked))
 
 
 def measure_run(
@@ -68,10 +74,11 @@ def measure_run(
     if scorer:
         _add_bertscore(tested, [arm.name for arm in plan.arms], scorer)
     rows = _rows(plan.asked)
-    leakage = _with_index(leakage, rows, tested, plan.train or [])
-    found = regimes(plan.train or [], rows, leakage)
+    leakage = _with_index(leakage, rows, tested, plan.train)
+    found = regimes(plan.train, rows, leakage)
     for row in rows:
-        plan.asked[row.number - 1].regime = found[row.number] if plan.train is not None else "not known"
+        known = not plan.unknown or found[row.number] == "trained question"
+        plan.asked[row.number - 1].regime = found[row.number] if known else "not known"
     measurement = Measurement(
         questions=len(tested),
         file=plan.measured_file,
@@ -80,6 +87,8 @@ def measure_run(
         arms=[_arm(plan, name, tested, prices) for name in (arm.name for arm in plan.arms)],
         encoder=encoder if scorer else None,
     )
+    for leak in leakage.leaks:
+        plan.asked[leak.test - 1].leaked = True
     leaked = () if leakage.invalid else {leak.test for leak in leakage.leaks}
     items = scored_items(plan.asked, leaked)
     measurement.verdict, measurement.why = _verdict(plan, items, measurement.leakage)
@@ -135,9 +144,13 @@ def _rows(asked: Sequence[AskedQuestion]) -> list[Row]:
 
 def _metrics(question: AskedQuestion, given: ModeAnswer) -> AnswerMetrics | None:
     if given.answer is None:
-        return None
+        # Nothing said is an answer of the model's, and a wrong one; what failed is none and has no score.
+        return AnswerMetrics(correct=0.0) if given.error == EMPTY and _has_reference(question) else None
     passages = [source.text for source in given.answer.sources]
     found = measure(given.answer.answer, question.question.answer, question.question.question, passages or None)
+    if found.correct is None and not words(given.answer.answer) and _has_reference(question):
+        found.correct = 0.0
+        found.not_measured.pop("correct", None)
     if passages and question.question.context:
         found.gold_place = gold_place(passages, question.question.context)
     if found.gold_place is not None:
@@ -173,13 +186,15 @@ def _with_index(
 
 
 def _told(leakage: Leakage, plan: Plan) -> LeakageFound:
-    checked = plan.train is not None
+    checked = not plan.unknown
+    own = {leak.test: plan.asked[leak.test - 1].row or leak.test for leak in leakage.leaks}
+    by_row = replace(leakage, leaks=tuple(replace(leak, test=own[leak.test]) for leak in leakage.leaks))
     return LeakageFound(
         checked=checked,
         tested=leakage.tested,
         rows=[
             LeakedRow(
-                row=plan.asked[leak.test - 1].row or leak.test,
+                row=own[leak.test],
                 source=leak.train,
                 kind=leak.kind,
                 similarity=round(leak.similarity, 4),
@@ -188,23 +203,25 @@ def _told(leakage: Leakage, plan: Plan) -> LeakageFound:
         ],
         share=leakage.share,
         invalid=leakage.invalid,
-        reason=leakage.reason(plan.lang) or (None if checked else _UNKNOWN_TRAINING[plan.lang]),
+        reason=by_row.reason(plan.lang)
+        or (None if checked else _UNKNOWN_TRAINING[plan.lang].format(arms=", ".join(plan.unknown))),
     )
 
 
 def _verdict(plan: Plan, items: Sequence[ScoredItem], leakage: LeakageFound) -> tuple[Verdict | None, str | None]:
-    silent = [arm.name for arm in plan.arms if not any(i.arm == arm.name and i.score is not None for i in items)]
-    if len(plan.arms) < 2:
-        return None, {"ru": "сравнивать не с чем: опрошен один способ", "en": "one arm alone was asked"}[plan.lang]
+    arms = [arm.name for arm in plan.arms if arm.name not in CONTROLS]
+    silent = [arm for arm in arms if not any(i.arm == arm and i.score is not None for i in items)]
+    why = None
     if silent:
-        names = ", ".join(silent)
-        reason = {"ru": f"ни одного оценённого ответа: {names}", "en": f"no answer could be graded: {names}"}
-        return None, reason[plan.lang]
-    compared = [item for item in items if item.arm not in CONTROLS]
-    if len({item.arm for item in compared}) < 2:
-        return None, {"ru": "кроме контрольных, опрошен один способ", "en": "one arm beside the controls"}[plan.lang]
+        names = ", ".join(arm_label(arm, plan.lang) for arm in silent)
+        why = {"ru": f"нет ни одного оценённого ответа ({names})", "en": f"no answer could be graded ({names})"}[
+            plan.lang
+        ]
+    if len(arms) - len(silent) < 2:
+        return None, why or {"ru": "опрошен только один способ", "en": "one arm alone was asked"}[plan.lang]
+    compared = [item for item in items if item.arm in arms and item.arm not in silent]
     invalid = [leakage.reason] if leakage.invalid and leakage.reason else []
-    return decide(compared, plan.verdict, invalid=invalid), None
+    return decide(compared, plan.verdict, invalid=invalid), why
 
 
 def _arm(plan: Plan, name: str, tested: Sequence[AskedQuestion], prices: Prices | None) -> ArmMeasured:
@@ -219,7 +236,9 @@ def _arm(plan: Plan, name: str, tested: Sequence[AskedQuestion], prices: Prices 
     means = {field: fmean(told) for field, told in values.items() if told}
     manifest = plan.manifests.get(name)
     places = [
-        a.metrics.gold_place for q, a in given if a.metrics and q.question.context and a.answer and a.answer.sources
+        a.metrics.gold_place
+        for q, a in given
+        if a.metrics and q.question.context and a.answer and a.answer.mode.retrieves
     ]
     depth = max((len(answer.sources) for answer in answers), default=0)
     return ArmMeasured(

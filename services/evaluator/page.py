@@ -5,7 +5,7 @@ from pathlib import Path
 
 from contracts.evaluation import EvaluationResult
 from services.evaluator.report import result_text
-from services.evaluator.summary import model_name
+from services.evaluator.summary import REGIMES, model_name
 from services.evaluator.wording import arm_label, verdict_lines
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -19,6 +19,7 @@ def report_html(result: EvaluationResult) -> str:
         "result": result.model_dump(mode="json"),
         "model": model_name(result),
         "labels": {arm: arm_label(arm, result.lang) for arm in result.arms},
+        "kinds": {regime: names[lang] for regime, names in REGIMES.items()},
         "verdict": said,
         "text": result_text(result),
     }

@@ -17,10 +17,10 @@ from contracts.errors import AskTwiceError, InvalidInput
 from contracts.evaluation import AskedQuestion, EvaluationQuestion, QuestionsOrigin
 from contracts.generation import AdapterInfo
 from contracts.groups import normalized
-from contracts.table import Row, Table
+from contracts.table import Row
 from contracts.verdict import VerdictSettings
 from services.evaluator.arms import Arm
-from services.evaluator.questions import Questions
+from services.evaluator.questions import Questions, Readings
 from services.evaluator.wording import Language
 
 MAX_HELD_OUT = 5000
@@ -29,13 +29,15 @@ log = logging.getLogger("asktwice")
 
 @dataclass(slots=True)
 class Plan:
-    """``asked`` holds every question once, those that are shown first. ``train`` is None where nobody knows it."""
+    """``asked`` holds every question once, those that are shown first. ``train`` is what is known of the training rows,
+    ``unknown`` names the arms of which nothing is."""
 
     asked: list[AskedQuestion]
     origin: QuestionsOrigin
     arms: tuple[Arm, ...]
-    train: list[Row] | None
+    train: list[Row]
     verdict: VerdictSettings
+    unknown: list[str] = field(default_factory=list)
     lang: Language = "ru"
     manifests: dict[str, AdapterManifest] = field(default_factory=dict)
     """Of the adapters that answer, by arm."""
@@ -64,7 +66,8 @@ class Plan:
             "held_out": sum(each.held_out for each in self.asked),
             "held_out_file": self.measured_file,
             "questions_sha256": hashlib.sha256(questions.encode("utf-8", "replace")).hexdigest(),
-            "trained_rows": None if self.train is None else len(self.train),
+            "trained_rows": len(self.train),
+            "training_unknown": self.unknown,
             "data_sha256": {name: manifest.data.sha256 for name, manifest in self.manifests.items()},
             "metric": "correct",
             "verdict": self.verdict.model_dump(mode="json"),
@@ -95,39 +98,30 @@ def make_plan(
         measure: how many rows of ``data`` that were not trained on are asked beside the questions.
 
     Raises:
-        InvalidInput: a control has no context to answer from, or there is nothing to measure on, though that was asked
-            for.
+        InvalidInput: a control has no context to answer from, or the data file is not the one that was trained on.
     """
     arms = tuple(_with_adapter(arm, served) for arm in arms)
     manifests = _manifests(home, arms)
-    records = [manifest.data for manifest in manifests.values()]
     measures = bool(measure) or any(question.answer for question in questions.items)
-    known = dict(_read(data, _stamp(data))) if measures and (records or measure) else {}
-    table = next(
-        (known[record.sha256] for record in records if record.sha256 in known), next(iter(known.values()), None)
-    )
-    if questions.table is not None:
-        known[questions.table.sha256] = questions.table
-    origin = questions.origin
+    data_readings = _read(data, _stamp(data)) if measures and (manifests or measure) else {}
     asked = [
         AskedQuestion(question=question, answers=[], row=row)
         for question, row in zip(questions.items, questions.rows, strict=True)
     ]
-    if questions.table is not None and any(record.sha256 == questions.table.sha256 for record in records):
-        kept = _held_out_numbers(questions.table, manifests)
-        if kept:  # else all were trained on, and the search for leaks will say so
-            left = [each for each in asked if each.row in kept]
-            origin = origin.model_copy(update={"trained_on": len(asked) - len(left)})
-            asked = left
+    origin = questions.origin
+    if kept := _held_out(questions.readings, manifests):  # where all were trained on, the search for leaks says so
+        left = [each for each in asked if each.row in kept]
+        origin = origin.model_copy(update={"trained_on": len(asked) - len(left)})
+        asked = left
     if measure:
-        if table is None:
-            raise InvalidInput(f"measure: {data} cannot be read, so there are no rows to measure on.")
-        asked += _rows_to_measure(table, manifests, measure)
+        asked += _rows_to_measure(data, data_readings, manifests, measure, asked)
+    train, unknown = _trained(arms, manifests, data_readings | questions.readings)
     plan = Plan(
         asked=asked,
         origin=origin,
         arms=arms,
-        train=_trained(arms, manifests, known),
+        train=train,
+        unknown=unknown,
         verdict=settings or VerdictSettings(),
         lang=lang,
         manifests=manifests,
@@ -166,9 +160,9 @@ def _stamp(data: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=2)
-def _read(data: Path, stamp: tuple[int, int]) -> dict[str, Table]:
+def _read(data: Path, stamp: tuple[int, int]) -> Readings:
     """Return the data file by its digest, in both ways that a training reads it: rows without a context may train."""
-    found: dict[str, Table] = {}
+    found: Readings = {}
     for required in (("question", "answer"), ("question", "answer", "context")):
         try:
             table = read_dataset(data, required, ("context",) if len(required) == 2 else ())
@@ -179,35 +173,58 @@ def _read(data: Path, stamp: tuple[int, int]) -> dict[str, Table]:
     return found
 
 
-def _trained(arms: Sequence[Arm], manifests: dict[str, AdapterManifest], known: dict[str, Table]) -> list[Row] | None:
-    """Return the rows that some adapter was trained on, or whose dev loss chose it; None where that is not known."""
+def _trained(
+    arms: Sequence[Arm], manifests: dict[str, AdapterManifest], readings: Readings
+) -> tuple[list[Row], list[str]]:
+    """Return the rows that an adapter was trained on or chosen by, and the arms of which nobody knows them."""
     rows: dict[tuple[str, int], Row] = {}
+    unknown = []
     for arm in arms:
         if not arm.mode.tuned:
             continue
         manifest = manifests.get(arm.name)
-        table = known.get(manifest.data.sha256) if manifest else None
+        table = readings.get(manifest.data.sha256) if manifest else None
         if manifest is None or table is None:
-            return None
+            unknown.append(arm.name)
+            continue
         trained = {*manifest.data.train_rows, *manifest.data.dev_rows}
-        rows |= {(manifest.data.sha256, row.number): row for row in table.rows if row.number in trained}
-    return list(rows.values())
+        rows |= {(row.question, row.number): row for row in table.rows if row.number in trained}
+    return list(rows.values()), unknown
 
 
-def _held_out_numbers(table: Table, manifests: dict[str, AdapterManifest]) -> set[int]:
-    """Return the rows of a file that no adapter was trained on."""
-    numbers = {row.number for row in table.rows}
-    for manifest in manifests.values():
-        if manifest.data.sha256 == table.sha256:
-            numbers &= set(manifest.data.test_rows)
-    return numbers
+def _held_out(readings: Readings, manifests: dict[str, AdapterManifest]) -> set[int]:
+    """Return the rows of a file that none of the adapters saw that were trained on it, however each of them read it.
+
+    Nothing where none was trained on it. Rows have the same numbers in all readings.
+    """
+    seen = [set(manifest.data.test_rows) for manifest in manifests.values() if manifest.data.sha256 in readings]
+    return set.intersection(*seen) if seen else set()
 
 
-def _rows_to_measure(table: Table, manifests: dict[str, AdapterManifest], most: int) -> list[AskedQuestion]:
-    """Return up to so many rows that were not trained on, the same ones each time."""
-    held_out = _held_out_numbers(table, manifests)
-    rows = [row for row in table.rows if row.number in held_out and row.answer]
-    rows.sort(key=lambda row: hashlib.sha256(normalized(row.question).encode()).digest())
+def _rows_to_measure(
+    data: Path, readings: Readings, manifests: dict[str, AdapterManifest], most: int, asked: Sequence[AskedQuestion]
+) -> list[AskedQuestion]:
+    """Return up to so many rows that were not trained on and are not asked already, the same ones each time.
+
+    Raises:
+        InvalidInput: the file cannot be read, or an adapter was trained on another one, so that nobody knows its rows.
+    """
+    if not readings:
+        raise InvalidInput(f"measure: {data} cannot be read, so there are no rows to measure on.")
+    for arm, manifest in manifests.items():
+        if manifest.data.sha256 not in readings:
+            raise InvalidInput(
+                f"measure: {arm} was trained on {manifest.data.file} as it was then, and {data.name} is another file or"
+                " has changed since. Train again, or measure on a file of new questions with --data."
+            )
+    table = max(readings.values(), key=lambda table: len(table.rows))
+    held_out = _held_out(readings, manifests) if manifests else {row.number for row in table.rows}
+    there = {normalized(each.question.question) for each in asked}
+    rows = []
+    for row in sorted(table.rows, key=lambda row: hashlib.sha256(normalized(row.question).encode()).digest()):
+        if row.number in held_out and row.answer and normalized(row.question) not in there:
+            there.add(normalized(row.question))
+            rows.append(row)
     return [
         AskedQuestion(
             question=EvaluationQuestion(question=row.question, answer=row.answer or None, context=row.context or None),

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import Request
@@ -15,16 +16,18 @@ from contracts.table import Table, parse_table
 from services.kit import invalid_input
 
 MAX_QUESTIONS = 10_000
+Readings = dict[str, Table]
+"""A file by the digest of its accepted rows, which differs with the columns that have to be filled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """``table`` is the file as a whole, where it can be trained on; ``rows`` tells each item's number in it."""
+    """``readings`` are those of the file as a training would read it; ``rows`` tells each item's number in it."""
 
     items: list[EvaluationQuestion]
     origin: QuestionsOrigin
     numbers: tuple[int, ...] = ()
-    table: Table | None = None
+    readings: Readings = field(default_factory=dict)
 
     @property
     def rows(self) -> Sequence[int | None]:
@@ -113,15 +116,16 @@ def from_csv(content: bytes, name: str) -> Questions:
         duplicates=table.duplicates,
         errors=table.errors,
     )
-    return Questions(items, origin, tuple(row.number for row in table.rows), _whole(content, name))
+    return Questions(items, origin, tuple(row.number for row in table.rows), _readings(content, name))
 
 
-def _whole(content: bytes, name: str) -> Table | None:
-    """Return the table as a training would read it; None where it cannot be trained on."""
-    try:
-        table = parse_table(content, name, ("question", "answer"), ("context",))
-    except InvalidInput:
-        return None
-    for row in table.rows:
-        row.cells.setdefault("context", "")
-    return table
+def _readings(content: bytes, name: str) -> Readings:
+    """Return the table in both ways that a training reads it: rows without a context may train, or not."""
+    found: Readings = {}
+    for required in (("question", "answer"), ("question", "answer", "context")):
+        with suppress(InvalidInput):
+            table = parse_table(content, name, required, ("context",) if len(required) == 2 else ())
+            for row in table.rows:
+                row.cells.setdefault("context", "")
+            found.setdefault(table.sha256, table)
+    return found

@@ -40,10 +40,15 @@ def sections(result: EvaluationResult, swapped: bool = False) -> str:
         "data": one_line(result.data_file),
     }
     both = [
-        _answers(RAG_HEADING.format(**names), shown_questions(result), Mode.rag),
-        _answers(FT_HEADING.format(**names), shown_questions(result), Mode.ft),
+        _answers(RAG_HEADING.format(**names), shown_questions(result), first_arm(result, Mode.rag)),
+        _answers(FT_HEADING.format(**names), shown_questions(result), first_arm(result, Mode.ft)),
     ]
     return "\n".join(both[::-1] if swapped else both)
+
+
+def first_arm(result: EvaluationResult, mode: Mode) -> str:
+    """Return the first arm of a mode, whose answers stand in its section: of ``ft:<adapter>`` too."""
+    return next((arm for arm in result.arms if arm.partition(":")[0] == mode), mode.value)
 
 
 def shown_answer(answer: ModeAnswer | None) -> str:

@@ -19,7 +19,7 @@ from services.evaluator.wording import Language, arm_label, number, verdict_line
 BUNDLED_MODEL = "asktwice-tiny"
 QUANTIZATION = {"nf4": "(с INT4 квантизацией)", "none": "(без квантизации)"}
 _ENGLISH_QUANTIZATION = {"nf4": "(INT4 quantization)", "none": "(no quantization)"}
-_REGIMES: dict[Regime, dict[Language, str]] = {
+REGIMES: dict[Regime, dict[Language, str]] = {
     "new question, known context": {"ru": "новых по известным контекстам", "en": "new on known contexts"},
     "new context": {"ru": "новых по новым контекстам", "en": "new on new contexts"},
     "no context": {"ru": "новых без контекста", "en": "new without a context"},
@@ -83,6 +83,8 @@ _TEXT: dict[str, dict[Language, str]] = {
         "en": "Leakage from training and index: {found} questions found and left out of the verdict",
     },
     "leak": {"ru": "Утечка: {reason}", "en": "Leakage: {reason}"},
+    "not compared": {"ru": "Не сравнивается: {why}", "en": "Not compared: {why}"},
+    "answered": {"ru": "ответов {answered}, без ответа {failed}", "en": "{answered} answers, {failed} without"},
     "arm": {"ru": "{name}: {parts}", "en": "{name}: {parts}"},
     "no verdict": {"ru": "Вывод: сравнить нельзя: {why}.", "en": "Verdict: nothing can be compared: {why}."},
     "nothing": {
@@ -252,15 +254,16 @@ def _measurement(measured: Measurement, result: EvaluationResult) -> Iterator[st
     lang = result.lang
     extra = sum(question.held_out for question in result.asked)
     file = _say("held out", lang, file=one_line(measured.file or ""), number=extra) if extra else ""
-    regimes = ", ".join(f"{_REGIMES[regime][lang]}: {count}" for regime, count in measured.regimes.items())
+    regimes = ", ".join(f"{REGIMES[regime][lang]}: {count}" for regime, count in measured.regimes.items())
     yield _say("measured on", lang, count=measured.questions, file=file, regimes=regimes)
     leakage = measured.leakage
-    if leakage.reason:
+    if leakage.reason and not leakage.invalid:  # else the verdict says so
         yield _say("leak", lang, reason=one_line(leakage.reason))
-    else:
+    elif not leakage.invalid:
         yield _say("no leak", lang, found=len(leakage.rows))
     for arm in measured.arms:
         parts = [
+            _say("answered", lang, answered=arm.answered, failed=arm.failed),
             *_told(arm.means, _METRICS, lang),
             *_told(arm.retrieval, _RETRIEVAL, lang),
         ]
@@ -269,6 +272,8 @@ def _measurement(measured: Measurement, result: EvaluationResult) -> Iterator[st
     if measured.verdict is None:
         yield _say("no verdict", lang, why=measured.why)
         return
+    if measured.why:
+        yield _say("not compared", lang, why=measured.why)
     yield from verdict_lines(measured.verdict, lang, lambda arm: arm_label(arm, lang))
     if measured.advice:
         yield from advice_lines(measured.advice, lang)
@@ -322,7 +327,7 @@ def _repeat(result: EvaluationResult) -> str:
     query = {"modes": modes, "measure": extra or "", "lang": "en" if result.lang == "en" else ""}
     asked = urlencode({name: value for name, value in query.items() if value}, safe=",:")
     url = f"http://127.0.0.1:8000/evaluate{'?' + asked if asked else ''}"
-    quoted = f"'{url}'" if "&" in url else url
+    quoted = f"'{url}'" if "?" in url else url
     return f"curl -X POST {quoted} {how}{_say('in folder', result.lang)}"
 
 

@@ -1,6 +1,7 @@
 """A run as tables: both answers side by side, and every answer with what was measured of it. Safe in a spreadsheet."""
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 from contracts.evaluation import AskedQuestion, EvaluationResult, ModeAnswer
 from contracts.groups import normalized
 from contracts.measurement import AnswerMetrics
+from services.evaluator.arms import CONTROLS
 from services.evaluator.report import shown_answer
 from services.evaluator.summary import answer_of
 
@@ -26,8 +28,9 @@ def item_id(number: int) -> str:
 
 
 def cluster_of(question: AskedQuestion, number: int) -> str:
-    """Return what a question's answers hang together by: its context, or the question itself."""
-    return (normalized(question.question.context or "") or item_id(number))[:400]
+    """Return what a question's answers hang together by: a digest of its context, or else of the question itself."""
+    text = normalized(question.question.context or "") or normalized(question.question.question)
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if text else item_id(number)
 
 
 def side_by_side(result: EvaluationResult) -> bytes:
@@ -82,7 +85,8 @@ def _item(result: EvaluationResult, number: int, question: AskedQuestion, given:
         "item": item_id(number),
         "cluster": cluster_of(question, number),
         "arm": given.arm,
-        "score": metrics.correct,
+        "score": None if given.arm in CONTROLS or question.leaked else metrics.correct,
+        "correct": metrics.correct,
         "row": question.row,
         "held_out": question.held_out,
         "regime": question.regime,

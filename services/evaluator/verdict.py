@@ -99,7 +99,9 @@ def _contrasts(
     for n, differs, same in zip(told, p_holm.tolist(), p_equivalent.tolist(), strict=True):
         outcome = Outcome.not_enough_data
         flips = made[n].p_sign_flip
-        if differs <= CARE * settings.alpha and (flips is None or flips <= DOUBT * settings.alpha):
+        if _too_many_dropped(made[n], settings):
+            pass
+        elif differs <= CARE * settings.alpha and (flips is None or flips <= DOUBT * settings.alpha):
             outcome = Outcome.better
         elif same <= settings.alpha:
             outcome = Outcome.equivalent
@@ -191,11 +193,19 @@ def _better_and_worse(contrast: Contrast) -> tuple[str, str]:
     return (contrast.a, contrast.b) if (contrast.difference or 0.0) > 0 else (contrast.b, contrast.a)
 
 
+def _too_many_dropped(contrast: Contrast, settings: VerdictSettings) -> bool:
+    return contrast.dropped > settings.max_dropped * (contrast.items + contrast.dropped)
+
+
 def _why_nothing(contrasts: Sequence[Contrast], settings: VerdictSettings) -> list[str]:
     fewest = min(contrast.clusters for contrast in contrasts)
     if fewest < settings.min_clusters:
         return [f"{fewest} clusters of questions, and {settings.min_clusters} are needed for an interval that holds"]
-    return []
+    return [
+        f"{contrast.dropped} of {contrast.items + contrast.dropped} questions lack {contrast.a} or {contrast.b}"
+        for contrast in contrasts
+        if _too_many_dropped(contrast, settings)
+    ]
 
 
 def _numbered(items: Sequence[str], clusters: Mapping[str, str]) -> Places:

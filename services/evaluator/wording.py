@@ -46,6 +46,10 @@ _TEXT: dict[str, dict[Language, str]] = {
         "ru": "Вопросов с общим источником слишком мало: групп {clusters}, нужно не меньше {min}.",
         "en": "Too few groups of questions: {clusters}, and {min} are needed at least.",
     },
+    "unpaired": {
+        "ru": "{a} и {b} не сравниваются: у {dropped} вопросов из {of} нет пары ответов.",
+        "en": "{a} and {b} are not compared: {dropped} of {of} questions have no pair of answers.",
+    },
     "mean": {
         "ru": "{arm}: средняя оценка {mean}{interval}, вопросов {items}",
         "en": "{arm}: mean score {mean}{interval}, {items} questions",
@@ -99,6 +103,10 @@ def verdict_lines(verdict: Verdict, language: Language = "ru", label: Callable[[
             if contrast.clusters < verdict.settings.min_clusters:
                 yield say("clusters", clusters=contrast.clusters, min=verdict.settings.min_clusters)
                 break
+        for contrast in verdict.contrasts:
+            of = contrast.items + contrast.dropped
+            if contrast.dropped > verdict.settings.max_dropped * of:
+                yield say("unpaired", a=contrast.a, b=contrast.b, dropped=contrast.dropped, of=of)
         for contrast in verdict.contrasts:
             undecided = contrast.outcome is Outcome.not_enough_data and {contrast.a, contrast.b} <= set(verdict.top)
             if undecided and contrast.detectable is not None and contrast.needed_items is not None:

@@ -210,4 +210,6 @@ def plan_of(questions: Sequence[EvaluationQuestion], *, table: bool = False, arm
     """A plan to ask these questions, of which nobody knows what was trained on."""
     origin = QuestionsOrigin(kind="table" if table else "request")
     asked = [AskedQuestion(question=question, answers=[]) for question in questions]
-    return Plan(asked=asked, origin=origin, arms=parse_arms(arms), train=None, verdict=VerdictSettings())
+    parsed = parse_arms(arms)
+    unknown = [arm.name for arm in parsed if arm.mode.tuned]
+    return Plan(asked=asked, origin=origin, arms=parsed, train=[], unknown=unknown, verdict=VerdictSettings())

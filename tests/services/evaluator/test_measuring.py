@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from asktwice.judging import read_items
+from asktwice.judging import verdict_of
 from contracts.evaluation import AskedQuestion, EvaluationQuestion, EvaluationResult, ModeAnswer
 from contracts.generation import Mode, Source
 from contracts.table import Row
-from contracts.verdict import Outcome
+from contracts.verdict import Outcome, VerdictSettings
 from services.evaluator.arms import parse_arms
+from services.evaluator.lines import EMPTY
 from services.evaluator.measuring import look_for_leaks, measure_run
 from services.evaluator.operations import Prices
 from services.evaluator.page import report_html
 from services.evaluator.plan import Plan
 from services.evaluator.report import result_text
 from services.evaluator.tables import item_lines, items_table
-from services.evaluator.verdict import decide
 from tests.services.evaluator.fakes import make_answer, make_result, plan_of
 
 THINGS = ["чайник", "утюг", "фен", "тостер", "пылесос", "миксер", "блендер", "холодильник", "телевизор", "ноутбук"]
@@ -45,7 +45,7 @@ def asked_by(count: int, arms: dict[str, Answering]) -> Plan:
         for n in range(count)
     ]
     plan = plan_of(questions, arms=list(arms))
-    plan.train = []
+    plan.unknown = []
     for n, each in enumerate(plan.asked):
         for arm in parse_arms(list(arms)):
             text, question = arms[arm.name](n), each.question
@@ -103,25 +103,82 @@ def test_the_better_arm_wins_and_every_number_of_the_text_is_in_the_results() ->
 
 
 def test_what_failed_is_no_zero() -> None:
-    plan = asked_by(60, {"rag": lambda n: right(n) if n % 2 else None, "ft": right})
+    plan = asked_by(60, {"rag": lambda n: right(n) if n % 6 else None, "ft": right})
     found = measured(plan).measurement
     assert found
     rag = found.arms[0]
-    assert (rag.answered, rag.failed, rag.measured["correct"]) == (30, 30, 30)
+    assert (rag.answered, rag.failed, rag.measured["correct"]) == (50, 10, 50)
     assert rag.means["correct"] == 1.0
     assert found.verdict
-    assert found.verdict.contrasts[0].dropped == 30
+    assert found.verdict.contrasts[0].dropped == 10
+
+
+def test_who_fails_most_questions_does_not_win_with_the_rest() -> None:
+    result = measured(asked_by(60, {"rag": lambda n: None if n % 5 else right(n), "ft": wrong}))
+    assert result.measurement
+    assert result.measurement.verdict
+    assert result.measurement.verdict.outcome is Outcome.not_enough_data
+    assert "у 48 вопросов из 60 нет пары ответов" in result_text(result)
+    assert "Fine-tuning: ответов 60, без ответа 0" in result_text(result)
+
+
+@pytest.mark.parametrize("said", ["...", EMPTY])
+def test_an_answer_that_says_nothing_is_wrong_and_no_failure(said: str) -> None:
+    plan = asked_by(
+        60, {"rag": lambda n: "..." if n % 3 else right(n), "ft": lambda n: right(n) if n % 3 else wrong(n)}
+    )
+    if said == EMPTY:
+        for each in plan.asked:
+            if each.answers[0].answer and each.answers[0].answer.answer == "...":
+                each.answers[0] = ModeAnswer(mode=Mode.rag, error=EMPTY)
+    found = measured(plan).measurement
+    assert found
+    assert found.verdict
+    assert {arm.arm: round(arm.means["correct"], 2) for arm in found.arms} == {"rag": 0.33, "ft": 0.67}
+    assert (found.verdict.outcome, found.verdict.winner) == (Outcome.better, "ft")
+
+
+def test_passages_that_were_not_found_are_misses() -> None:
+    plan = asked_by(40, {"rag": right, "ft": right})
+    for each in plan.asked[::2]:
+        assert each.answers[0].answer
+        each.answers[0].answer.sources = []
+    found = measured(plan).measurement
+    assert found
+    assert found.arms[0].retrieval["hit_at_1"] == 0.5
+
+
+def test_one_question_asked_sixty_times_is_one_piece_of_evidence() -> None:
+    plan = asked_by(60, {"rag": right, "ft": wrong})
+    for each in plan.asked:
+        each.question = each.question.model_copy(update={"question": "Сколько стоит чайник?", "context": None})
+    found = measured(plan).measurement
+    assert found
+    assert found.verdict
+    assert found.verdict.outcome is Outcome.not_enough_data
+    assert found.verdict.contrasts[0].clusters == 1
+
+
+def test_a_silent_arm_is_named_and_the_others_are_compared() -> None:
+    arms = {"base": wrong, "rag": right, "ft": lambda n: None, "oracle": lambda n: None}
+    result = measured(asked_by(60, arms))
+    assert result.measurement
+    assert result.measurement.verdict
+    assert (result.measurement.verdict.outcome, result.measurement.verdict.winner) == (Outcome.better, "rag")
+    assert "Не сравнивается: нет ни одного оценённого ответа (Fine-tuning)" in result_text(result)
 
 
 def test_an_arm_without_a_single_answer_ends_the_comparison_and_not_the_run() -> None:
     result = measured(asked_by(30, {"rag": right, "ft": lambda n: None}))
     assert result.measurement
     assert result.measurement.verdict is None
-    assert "Вывод: сравнить нельзя: ни одного оценённого ответа: ft." in result_text(result)
+    assert "Вывод: сравнить нельзя: нет ни одного оценённого ответа (Fine-tuning)." in result_text(result)
 
 
 def test_questions_that_were_trained_on_make_the_verdict_invalid_and_are_named() -> None:
     plan = asked_by(60, {"rag": wrong, "ft": right})
+    for n, each in enumerate(plan.asked):
+        each.row = 101 + n
     known = [plan.asked[n].question for n in (3, 17)]
     plan.train = [
         Row(n + 1, {"question": q.question, "answer": q.answer or "", "context": ""}) for n, q in enumerate(known)
@@ -131,11 +188,11 @@ def test_questions_that_were_trained_on_make_the_verdict_invalid_and_are_named()
     assert found
     assert found.verdict
     assert found.verdict.outcome is Outcome.invalid
-    assert [row.row for row in found.leakage.rows] == [4, 18]
+    assert [row.row for row in found.leakage.rows] == [104, 118]
     assert found.regimes["trained question"] == 2
     text = result_text(result)
     assert "Вывод: результат недействителен." in text
-    assert "строка 4 из строки 1 обучения" in text
+    assert "строка 104 из строки 1 обучения" in text
 
 
 def test_an_index_that_holds_questions_with_their_answers_makes_the_verdict_invalid() -> None:
@@ -165,7 +222,7 @@ def test_one_known_question_of_many_is_left_out_of_the_verdict() -> None:
 
 def test_where_the_training_is_not_known_it_says_so() -> None:
     plan = asked_by(30, {"rag": right, "ft": right})
-    plan.train = None
+    plan.unknown = ["ft"]
     result = measured(plan)
     assert "обучающие строки неизвестны" in result_text(result)
     assert result.measurement
@@ -185,15 +242,16 @@ def test_controls_are_measured_and_never_win() -> None:
 
 
 def test_items_csv_is_what_asktwice_verdict_reads_and_it_says_the_same(tmp_path: Path) -> None:
-    result = measured(asked_by(90, {"rag": sometimes(0.8, 1), "ft": sometimes(0.4, 2), "base": wrong}))
+    arms = {"rag": sometimes(0.8, 1), "ft": sometimes(0.4, 2), "base": wrong, "oracle": right}
+    result = measured(asked_by(90, arms))
     path = tmp_path / "items.csv"
     path.write_bytes(items_table(result))
     assert result.measurement
-    assert decide(read_items(path)) == result.measurement.verdict
+    assert verdict_of(path, VerdictSettings()) == result.measurement.verdict
     rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    assert len(rows) == 270
+    assert len(rows) == 360
     lines = [json.loads(line) for line in item_lines(result).decode().splitlines()]
-    assert [line["arm"] for line in lines[:3]] == ["rag", "ft", "base"]
+    assert [line["arm"] for line in lines[:4]] == ["rag", "ft", "base", "oracle"]
     assert lines[0]["metrics"]["correct"] == float(rows[0]["score"])
 
 

@@ -71,7 +71,6 @@ def test_beside_the_questions_only_rows_that_nobody_was_trained_on_are_measured(
     assert again.frozen() == made.frozen()
     everything = plan(home, data, five(tmp_path), measure=100)
     assert [each.row for each in everything.asked if each.held_out] == [*TEST]
-    assert made.train is not None
     assert sorted(row.number for row in made.train) == [*TRAINED, *DEV]
     assert made.frozen()["adapters"] == {"ft": ADAPTER}
 
@@ -87,22 +86,40 @@ def test_another_file_is_asked_whole_and_its_training_rows_are_known(home: Home,
     made = plan(home, data, from_csv("question,answer\nСколько стоит кот?,Сто.\nА пёс?,Двести.\n".encode(), "q.csv"))
     assert len(made.asked) == 2
     assert made.origin.trained_on is None
-    assert made.train is not None
     assert len(made.train) == len(TRAINED) + len(DEV)
 
 
 def test_where_the_data_is_gone_nobody_claims_to_know_what_was_trained_on(home: Home, tmp_path: Path) -> None:
     made = plan(home, tmp_path / "gone.csv", five(tmp_path))
-    assert made.train is None
+    assert (made.train, made.unknown) == ([], ["ft"])
     with pytest.raises(InvalidInput, match=r"gone\.csv cannot be read"):
         plan(home, tmp_path / "gone.csv", five(tmp_path), measure=5)
+
+
+def test_a_file_that_changed_since_the_training_is_not_measured_on(home: Home, data: Path, tmp_path: Path) -> None:
+    with data.open("a", encoding="utf-8") as file:
+        file.write("А это новая строка?,Да.,Новая.\n")
+    with pytest.raises(InvalidInput, match="has changed since"):
+        plan(home, data, five(tmp_path), measure=60)
+
+
+def test_what_is_asked_already_is_not_asked_again(home: Home, data: Path) -> None:
+    questions = from_csv("question,answer\nСколько стоит товар номер 15?,1500 рублей.\n".encode(), "q.csv")
+    assert [each.row for each in plan(home, data, questions, measure=100).asked] == [1, 13, 14, *range(16, 21)]
+
+
+def test_an_adapter_that_is_not_known_does_not_hide_what_another_was_trained_on(home: Home, data: Path) -> None:
+    questions = from_csv("question,answer\nЧто нового?,Всё.\n".encode(), "q.csv")
+    made = plan(home, data, questions, modes="ft,ft:other.0123456789ab")
+    assert made.unknown == ["ft:other.0123456789ab"]
+    assert len(made.train) == len(TRAINED) + len(DEV)
 
 
 def test_without_a_tuned_arm_nothing_was_trained_on_and_every_row_may_measure(
     home: Home, data: Path, tmp_path: Path
 ) -> None:
     made = plan(home, data, five(tmp_path), modes="base,rag", measure=100)
-    assert made.train == []
+    assert (made.train, made.unknown) == ([], [])
     assert sum(each.held_out for each in made.asked) == ROWS
 
 
