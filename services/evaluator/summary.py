@@ -112,8 +112,8 @@ _TEXT: dict[str, dict[Language, str]] = {
     },
     "training": {"ru": "Обучение, {name}: {seconds} с", "en": "Training, {name}: {seconds} s"},
     "cost": {
-        "ru": "Стоимость 1000 ответов, {name}: {thousand}; одного верного: {right}",
-        "en": "Cost of 1,000 answers, {name}: {thousand}; of a right one: {right}",
+        "ru": "Стоимость 1000 ответов по одному, {name}: {thousand}; одного верного: {right}",
+        "en": "Cost of 1,000 answers, one at a time, {name}: {thousand}; of a right one: {right}",
     },
     "break even": {
         "ru": "Дообучение окупается относительно RAG через {number} вопросов",

@@ -16,16 +16,19 @@ _ARMS: dict[str, dict[Language, str]] = {
 }
 _TEXT: dict[str, dict[Language, str]] = {
     "better": {
-        "ru": "Вывод: лучше {winner}. Разница с каждым из остальных больше, чем может дать случай.",
-        "en": "Verdict: {winner} is better. Its lead over each other arm is more than chance gives.",
+        "ru": "Вывод: лучше {winner}. Случайностью разницу с остальными не объяснить (риск ошибки не больше {alpha} %).",
+        "en": "Verdict: {winner} is better. Chance does not explain its lead over the others (risk of error at most"
+        " {alpha}%).",
     },
     "trade_off": {
         "ru": "Вывод: выбор за вами. Точнее {winner}, но {arm} лучше по показателю «{measure}» ({interval}).",
         "en": 'Verdict: a trade-off. {winner} is more accurate, but {arm} is better in "{measure}" ({interval}).',
     },
     "equivalent": {
-        "ru": "Вывод: {top} одинаково хороши: разница наверняка меньше {margin} п. п. Берите то, что дешевле.",
-        "en": "Verdict: {top} are equally good: the difference is surely below {margin} pp. Take the cheaper one.",
+        "ru": "Вывод: {top} одинаково хороши: разница меньше {margin} п. п. (риск ошибки не больше {alpha} %). Берите то,"
+        " что дешевле.",
+        "en": "Verdict: {top} are equally good: the difference is below {margin} pp (risk of error at most {alpha}%). Take"
+        " the cheaper one.",
     },
     "not_enough_data": {
         "ru": "Вывод: данных мало, чтобы назвать лучшего.",
@@ -35,7 +38,7 @@ _TEXT: dict[str, dict[Language, str]] = {
         "ru": "Вывод: результат недействителен. {reasons}",
         "en": "Verdict: the result is invalid. {reasons}",
     },
-    "top": {"ru": "Никто не обошёл: {top}.", "en": "Nobody is surely better than: {top}."},
+    "top": {"ru": "Ни один способ не обошёл: {top}.", "en": "Nobody is surely better than: {top}."},
     "detect": {
         "ru": "{a} и {b}: такой прогон нашёл бы разницу от {detectable} п. п.; чтобы найти {margin} п. п., нужно"
         " вопросов {needed} (ещё {more}).",
@@ -95,7 +98,14 @@ def verdict_lines(verdict: Verdict, language: Language = "ru", label: Callable[[
             yield say("trade_off", winner=verdict.winner, arm=each.arm, measure=each.measure, interval=interval)
     else:
         reasons = "; ".join(verdict.reasons)
-        yield say(verdict.outcome.name, winner=verdict.winner, top=top, margin=margin, reasons=reasons)
+        yield say(
+            verdict.outcome.name,
+            winner=verdict.winner,
+            top=top,
+            margin=margin,
+            reasons=reasons,
+            alpha=f"{100 * verdict.settings.alpha:g}",
+        )
     if verdict.outcome is Outcome.not_enough_data:
         if len(verdict.top) < len(verdict.arms):
             yield say("top", top=top)

@@ -58,7 +58,9 @@ def looked_at(result: EvaluationResult, tmp_path: Path) -> dict[str, object]:
 def test_a_manager_sees_the_verdict_filters_questions_and_reads_answers_side_by_side(tmp_path: Path) -> None:
     result = measured(asked_by(60, {"rag": sometimes(0.9, 1), "ft": sometimes(0.3, 2), "base": wrong}))
     seen = looked_at(result, tmp_path)
-    assert seen["title"] == "Вывод: лучше RAG. Разница с каждым из остальных больше, чем может дать случай."
+    assert (
+        seen["title"] == "Вывод: лучше RAG. Случайностью разницу с остальными не объяснить (риск ошибки не больше 5 %)."
+    )
     grades = [{a.metrics.correct for a in each.answers if a.metrics} for each in result.asked]
     assert (seen["rows"], seen["differ"], seen["found"]) == (60, sum(len(g) > 1 for g in grades), 6)
     assert seen["cards"] == ["Эталон", "RAG", "Fine-tuning", "Без обучения и поиска"]
