@@ -16,7 +16,8 @@ _ARMS: dict[str, dict[Language, str]] = {
 }
 _TEXT: dict[str, dict[Language, str]] = {
     "better": {
-        "ru": "Вывод: лучше {winner}. Случайностью разницу с остальными не объяснить (риск ошибки не больше {alpha} %).",
+        "ru": "Вывод: лучше {winner}. Случайностью разницу с остальными не объяснить (риск ошибки не больше"
+        " {alpha} %).",
         "en": "Verdict: {winner} is better. Chance does not explain its lead over the others (risk of error at most"
         " {alpha}%).",
     },
@@ -25,10 +26,10 @@ _TEXT: dict[str, dict[Language, str]] = {
         "en": 'Verdict: a trade-off. {winner} is more accurate, but {arm} is better in "{measure}" ({interval}).',
     },
     "equivalent": {
-        "ru": "Вывод: {top} одинаково хороши: разница меньше {margin} п. п. (риск ошибки не больше {alpha} %). Берите то,"
-        " что дешевле.",
-        "en": "Verdict: {top} are equally good: the difference is below {margin} pp (risk of error at most {alpha}%). Take"
-        " the cheaper one.",
+        "ru": "Вывод: {top} одинаково хороши: разница меньше {margin} п. п. (риск ошибки не больше"
+        " {alpha} %). Берите то, что дешевле.",
+        "en": "Verdict: {top} are equally good: the difference is below {margin} pp (risk of error at most"
+        " {alpha}%). Take the cheaper one.",
     },
     "not_enough_data": {
         "ru": "Вывод: данных мало, чтобы назвать лучшего.",
