@@ -47,7 +47,13 @@ def create_app(
 
     def http(url: str) -> httpx.AsyncClient:
         over_http.append(
-            httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(settings.question_deadline_s, connect=5))
+            httpx.AsyncClient(
+                base_url=url,
+                timeout=httpx.Timeout(settings.question_deadline_s, connect=5),
+                limits=httpx.Limits(
+                    max_keepalive_connections=settings.concurrency
+                ),  # else 20, and the others reconnect
+            )
         )
         return over_http[-1]
 

@@ -32,7 +32,7 @@ from services.evaluator.judge import Judge
 from services.evaluator.leakage import Leakage
 from services.evaluator.lines import EMPTY, is_blank
 from services.evaluator.measuring import Scorer, has_references, look_for_leaks, measure_run
-from services.evaluator.patience import Patience
+from services.evaluator.patience import STAGGER_S, Patience
 from services.evaluator.plan import Plan, make_plan
 from services.evaluator.questions import Questions
 from services.evaluator.report import first_arm, sections
@@ -144,7 +144,8 @@ class Comparison:
         pending = iter(left)
         asking = _Asking(self._generator, self._settings.question_deadline_s, _adapters_of(asked))
 
-        async def work() -> None:
+        async def work(place: int) -> None:
+            await asyncio.sleep(place * STAGGER_S)
             for index, arm in pending:
                 passage = passage_for(arm, asked, index) if arm.given else None
                 async with self._places:
@@ -154,8 +155,8 @@ class Comparison:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._settings.concurrency, len(left))):
-                    group.create_task(work())
+                for place in range(min(self._settings.concurrency, len(left))):
+                    group.create_task(work(place))
         except ExceptionGroup as failed:  # only keep() can fail: the disk
             raise failed.exceptions[0] from failed
         for question in asked:

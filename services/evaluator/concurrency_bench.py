@@ -30,7 +30,7 @@ Report = Callable[[int, int, str], None]
 
 LATENCY_S = 0.2
 IN_FLIGHT = 32
-QUESTIONS = 640
+QUESTIONS = 1280
 SEQUENTIAL = 20
 _ANSWER, _REFERENCE = "Курс стоит 100 рублей.", "100 рублей."
 
@@ -86,7 +86,11 @@ async def _at_once(url: str) -> float:
         async def keep(index: int, answer: ModeAnswer) -> None:
             pass
 
-        async with httpx.AsyncClient(base_url=url, timeout=30) as http, Completions(settings) as completions:
+        limits = httpx.Limits(max_keepalive_connections=IN_FLIGHT)
+        async with (
+            httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as http,
+            Completions(settings) as completions,
+        ):
             comparison = Comparison(GeneratorClient(http), RetrieverClient(http), Judge(settings), settings)
             begun = time.perf_counter()
             await comparison.ask_all(plan, keep)

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.groups import normalized
 from services.evaluator.completions import Completions, Failed, Message, Reply, Why
 from services.evaluator.judge_prompts import Lang, instructs, pairwise, plain, pointwise
+from services.evaluator.patience import STAGGER_S
 
 Verdict = Literal["correct", "partial", "incorrect"]
 Choice = Literal["first", "second", "tie"]
@@ -260,8 +262,9 @@ class Grader:
         pending, done, in_a_row = iter(order), 0, 0
         closed: _Reason | None = None
 
-        async def work() -> None:
+        async def work(number: int) -> None:
             nonlocal done, in_a_row, closed
+            await asyncio.sleep(number * STAGGER_S)
             for place in pending:
                 if closed:
                     found[place] = closed
@@ -283,8 +286,8 @@ class Grader:
                 self._report(done, len(things))
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._settings.judge_concurrency, len(things))):
-                group.create_task(work())
+            for number in range(min(self._settings.judge_concurrency, len(things))):
+                group.create_task(work(number))
         return [found[place] for place in range(len(things))]
 
     async def _ask(self, messages: Sequence[Message], form: type[Form], repeat: int = 0) -> Form:
@@ -295,7 +298,6 @@ class Grader:
             self.models[reply.model] += 1
             return value
 
-        schema = {"name": form.__name__.strip("_").lower(), "strict": True, "schema": form.model_json_schema()}
         return await self._completions.ask(
             messages,
             read,
@@ -303,12 +305,18 @@ class Grader:
             repeat=repeat,
             seed=self._settings.judge_seed,
             max_tokens=self._settings.judge_max_tokens,
-            response_format={"type": "json_schema", "json_schema": schema},
+            response_format=_response_format(form),
         )
 
     def _shown(self, answer: str) -> tuple[str, bool]:
         text, most = plain(answer), self._settings.judge_answer_chars
         return (text, False) if len(text) <= most else (text[:most] + " […]", True)
+
+
+@cache
+def _response_format(form: type[BaseModel]) -> dict[str, object]:
+    schema = {"name": form.__name__.strip("_").lower(), "strict": True, "schema": form.model_json_schema()}
+    return {"type": "json_schema", "json_schema": schema}
 
 
 def verdict_of(judged: Judged) -> Verdict:

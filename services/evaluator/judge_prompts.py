@@ -2,9 +2,13 @@
 
 import hashlib
 import re
-from typing import Literal
+from functools import cache
+from typing import TYPE_CHECKING, Literal
 
 from services.evaluator.completions import Message
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
 
 Lang = Literal["ru", "en"]
 
@@ -33,13 +37,18 @@ def instructs(answer: str) -> bool:
     return _INSTRUCTS.search(answer) is not None
 
 
-def plain(answer: str) -> str:
-    """Return an answer without Markdown and HTML tags, so that its look has no weight; the words and numbers stay."""
+@cache
+def _markdown() -> "MarkdownIt":
     from markdown_it import MarkdownIt
 
+    return MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def plain(answer: str) -> str:
+    """Return an answer without Markdown and HTML tags, so that its look has no weight; the words and numbers stay."""
     blocks: list[str] = []
     number = ""
-    for token in MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(answer):
+    for token in _markdown().parse(answer):
         if token.type == "list_item_open" and token.info:
             number = f"{token.info}{token.markup} "  # "2019. It was then" is a list to Markdown
         elif token.type == "list_item_close" and number:

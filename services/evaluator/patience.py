@@ -4,6 +4,10 @@ import asyncio
 import random
 import time
 
+STAGGER_S = 0.006
+"""Between the first calls of workers that call one service at once. Begun together they would stay in step: all replies
+come at once, and each waits until all of them are read."""
+
 
 class Patience:
     """At most so many tries within so many seconds, waits included.
