@@ -71,6 +71,8 @@ class Wish:
     modes: str | None = None
     measure: int = 0
     lang: str = "ru"
+    grade: bool = False
+    probe: bool = False
 
 
 def evaluate_once(wish: Wish, out: Path, url: str | None, settings: EmbeddedSettings | None) -> None:
@@ -114,9 +116,13 @@ async def _evaluate(
 ) -> tuple[Job, str]:
     async with httpx.AsyncClient(base_url=url, timeout=600) as http:
         evaluator = EvaluatorClient(http)
-        job = await evaluator.start(questions, table, modes=wish.modes, measure=wish.measure, lang=wish.lang)
+        job = await evaluator.start(
+            questions, table, modes=wish.modes, measure=wish.measure, lang=wish.lang, grade=wish.grade,
+            probe=wish.probe,
+        )  # fmt: skip
         while job.state in ("queued", "running"):
-            advance(job.done, job.total, "")
+            grading = f"the judge: {job.graded} of {job.to_grade}" if job.to_grade else ""
+            advance(job.done + job.graded, job.total + job.to_grade, grading)
             await asyncio.sleep(POLL_S)
             job = await evaluator.job(job.id)
         advance(job.done, job.total, "")

@@ -325,6 +325,10 @@ def bench_of_the_verdict(
 def verdict(
     items: Annotated[Path, typer.Argument(help="CSV: item,cluster,arm,score, one row an answer, scores 0 to 1.")],
     margin: Annotated[float, typer.Option("--margin", help="Differences up to this do not matter.")] = 0.05,
+    allowance: Annotated[
+        float,
+        typer.Option("--allowance", min=0, max=0.49, help="How much a judge that gave the scores may favour an arm."),
+    ] = 0.0,
     lang: Annotated[Language, typer.Option("--lang", help="Of the words.")] = Language.ru,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
 ) -> None:
@@ -334,7 +338,7 @@ def verdict(
 
     if not 0 < margin < 0.5:
         raise InvalidInput("--margin: a share above 0 and below 0.5, such as 0.05 for five percentage points.")
-    found = judging.verdict_of(items, VerdictSettings(margin=margin))
+    found = judging.verdict_of(items, VerdictSettings(margin=margin, bias_allowance=allowance))
     if as_json:
         typer.echo(found.model_dump_json())
     else:
@@ -524,6 +528,22 @@ def evaluate(
     bertscore_layer: Annotated[
         int | None, typer.Option("--bertscore-layer", min=1, help="Its layer, where none is known for it.")
     ] = None,
+    grade: Annotated[
+        bool,
+        typer.Option(
+            "--grade",
+            help="Have the judge (OPENAI_API_KEY) grade every answer that has a reference. It is examined first; its"
+            " grades make the verdict only if it passes.",
+        ),
+    ] = False,
+    probes: Annotated[
+        bool,
+        typer.Option(
+            "--probes",
+            help="Ask, beside the verdict, about changed facts, what nobody can know, with distracting passages, what"
+            " was trained on, and general knowledge: some 200 more questions.",
+        ),
+    ] = False,
     lang: Annotated[Language, typer.Option("--lang", help="Of the measured part and the report.")] = Language.ru,
     out: Annotated[Path, typer.Option("--out", help="Where to put result.txt.")] = Path("result.txt"),
     home: HomeOption = HOME,
@@ -540,7 +560,7 @@ def evaluate(
     settings = None if url else _embedded_settings(home, _profile(profile, home))
     if settings:
         settings = settings.model_copy(update={"bertscore": bertscore, "bertscore_layer": bertscore_layer})
-    evaluate_once(Wish(questions, data, modes, measure, lang.value), out, url, settings)
+    evaluate_once(Wish(questions, data, modes, measure, lang.value, grade, probes), out, url, settings)
 
 
 @cli.command(epilog="Example: `asktwice advise ev_20261123T224137Z_5a5021da --sources --changes-per-month 4`")
@@ -579,6 +599,32 @@ def advise(
     )  # fmt: skip
     found = advice_on(Home(path=home), evaluation, told, price_hour, lang.value)
     typer.echo(found.model_dump_json() if as_json else "\n".join(advice_lines(found, lang.value)))
+
+
+@cli.command(
+    epilog="Example: `asktwice labels ev_20261123T224137Z_5a5021da`, then `asktwice labels ev_20261123T224137Z_5a5021da"
+    " --labels labels.csv`"
+)
+def labels(
+    evaluation: Annotated[str, typer.Argument(help="A finished evaluation of this home.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="The filled sheet, or a CSV with item, arm and label (1, 0.5 or 0; up to 100)."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where to write the sheet that people fill.")] = Path("labels.csv"),
+    lang: Annotated[Language, typer.Option("--lang", help="Of the words.")] = Language.ru,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what the labels say as JSON.")] = False,
+    home: HomeOption = HOME,
+) -> None:
+    """Have people grade up to 100 answers blind; their labels check the scores and correct the verdict."""
+    from asktwice import labelling
+
+    if labels is None:
+        count = labelling.write_sheet(Home(path=home), evaluation, out)
+        typer.echo(f"{out}: {count} answers. Write 1, 0.5 or 0 into the column label, then add --labels {out}.")
+        return
+    found = labelling.labelled(Home(path=home), evaluation, labels)
+    typer.echo(found.model_dump_json() if as_json else "\n".join(labelling.lines_of(found, lang.value)))
 
 
 @cli.command(epilog="Example: `asktwice doctor --json`")

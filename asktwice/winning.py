@@ -73,6 +73,7 @@ def confirm(url: str, result: EvaluationResult, arm: str) -> Winner:
     measured = [
         (question, given.answer)
         for question in result.asked
+        if question.measures
         for given in question.answers
         if given.arm == arm and given.answer and given.metrics and given.metrics.correct is not None
     ]

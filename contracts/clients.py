@@ -114,6 +114,8 @@ class EvaluatorClient(_Client):
         modes: str | None = None,
         measure: int = 0,
         lang: str = "ru",
+        grade: bool = False,
+        probe: bool = False,
     ) -> Job:
         """Begin to ask the questions (by default the five); it goes on by itself.
 
@@ -123,11 +125,14 @@ class EvaluatorClient(_Client):
             modes: what is compared, by commas; rag and ft where nothing is said.
             measure: how many held-out rows of the server's data file are measured beside them.
             lang: of the measured part.
+            grade: whether the judge grades the answers.
+            probe: whether the probes are asked, too.
         """
         body: dict[str, Any] = {"json": {"questions": questions}} if questions else {}
         if table:
             body = {"files": {"file": table}}
-        params = {"measure": measure, "lang": lang} | ({"modes": modes} if modes else {})
+        params: dict[str, Any] = {"measure": measure, "lang": lang, "grade": grade, "probe": probe}
+        params |= {"modes": modes} if modes else {}
         headers = {"Prefer": "respond-async"}
         return _parse(Job, await self._send("POST", "/evaluate", params=params, headers=headers, **body))
 

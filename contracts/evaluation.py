@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from contracts.generation import Answer, Mode, Question
-from contracts.measurement import AnswerMetrics, Measurement, Regime
+from contracts.measurement import AnswerMetrics, Measurement, Probe, Regime
 from contracts.retrieval import RowError
 from contracts.wire import Body
 
@@ -56,6 +56,19 @@ class AskedQuestion(BaseModel):
     regime: Regime | None = None
     leaked: bool = False
     """Whether training or the index gives it away; then the verdict is not about it."""
+    probe: Probe | None = None
+    """What it is a probe of; then the verdict is not about it."""
+    arms: list[str] | None = None
+    """Which arms are asked; None is all."""
+    passages: list[str] | None = None
+    """What the arms that retrieve answer from, in place of what they would find."""
+    stale: str | None = None
+    """The number that was there before a fact was changed."""
+
+    @property
+    def measures(self) -> bool:
+        """Whether the verdict is about it: it has a reference answer and is no probe."""
+        return bool((self.question.answer or "").strip()) and not self.probe
 
 
 class QuestionsOrigin(BaseModel):
@@ -128,5 +141,9 @@ class Job(BaseModel):
     state: JobState
     done: int
     total: int
+    """Answers."""
+    graded: int = 0
+    to_grade: int = 0
+    """Replies of the judge, as far as it is known how many are needed."""
     result: str | None = None
     error: str | None = None

@@ -34,7 +34,8 @@ Question = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1,
 AdapterId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.[0-9a-f]{12}$")]
 """``NAME.<digest>``: a registry name, never a path or a hub id."""
 
-GivenPassage = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100_000)]
+MAX_PASSAGE = 100_000
+GivenPassage = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PASSAGE)]
 
 
 class AskRequest(Body):

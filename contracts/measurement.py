@@ -9,7 +9,7 @@ from contracts.verdict import Arm, Verdict
 
 Why = Literal[
     "no_answer", "no_reference", "no_passages", "no_values", "nothing_to_check", "no_letters", "too_short",
-    "no_encoder", "not_found",
+    "no_encoder", "not_found", "no_judge",
 ]  # fmt: skip
 
 
@@ -20,6 +20,18 @@ class ValuesFound(BaseModel):
     missing: list[str]
     contradicted: list[str]
     foreign: list[str]
+
+
+class JudgeNote(BaseModel):
+    """What a judge's grade of one answer was made from."""
+
+    rationale: str
+    marked: bool
+    """Whether the answer seems to instruct its judge: look at it."""
+    capped: bool
+    """Whether only its beginning was graded."""
+    quote_found: bool
+    """Whether the evidence that the judge quotes stands in the answer."""
 
 
 class AnswerMetrics(BaseModel):
@@ -49,6 +61,9 @@ class AnswerMetrics(BaseModel):
     repetition: float | None = None
     bertscore: float | None = None
     """F1, not rescaled; None where no encoder was given."""
+    judge: float | None = None
+    """The judge's grade: 1, 0.5 or 0; None where no judge was asked, or it failed its examination, or this answer."""
+    judge_note: JudgeNote | None = None
     gold_place: int | None = None
     """Place, from 1, of the question's own context among the passages; None where it is not there or not known."""
     not_measured: dict[str, Why] = {}
@@ -56,6 +71,28 @@ class AnswerMetrics(BaseModel):
 
 Regime = Literal["trained question", "new question, known context", "new context", "no context", "not known"]
 """What a question is to the training; ``not known`` where nobody knows what was trained on."""
+
+
+Probe = Literal["trained", "changed", "unknown", "distractors", "general"]
+"""``trained``: trained questions again; ``changed``: with a fact changed in the passages after the training;
+``unknown``: what nobody can know; ``distractors``: the own context last, after passages of others; ``general``: general
+knowledge, which base and fine-tuned model are asked for."""
+
+
+class ProbeFound(BaseModel):
+    """What one arm did in one probe. ``right`` counts whole right answers, of ``unknown`` abstentions."""
+
+    probe: Probe
+    arm: Arm
+    asked: int
+    answered: int
+    right: int
+    share: float | None
+    low: float | None
+    high: float | None
+    """Wilson's 95% interval of the share."""
+    stale: int | None = None
+    """Of ``changed``: wrong answers that tell the fact as it was before."""
 
 
 class LeakedRow(BaseModel):
@@ -94,6 +131,69 @@ class OperationsMeasured(BaseModel):
     cost_per_right: float | None = None
 
 
+class JudgeCheck(BaseModel):
+    """One question put to the judge. ``rate`` None: not measured, for ``reason``; no bound: told and not required."""
+
+    name: str
+    rate: float | None
+    number: int
+    """Of graded answers, or of pairs of grades."""
+    left_out: int
+    least: float | None = None
+    most: float | None = None
+    reason: str | None = None
+    wrong: list[str] = []
+    """Names of the first items that went wrong."""
+
+    @property
+    def passed(self) -> bool | None:
+        """None where nothing is required."""
+        if self.least is None:
+            return None
+        if self.rate is None:
+            return False
+        return self.rate >= self.least and (self.most is None or self.rate <= self.most)
+
+
+class PreferenceFound(BaseModel):
+    """Which of two arms the judge prefers, asked in both orders; where they disagree it is a tie."""
+
+    criterion: Literal["tone", "persuasion"]
+    a: Arm
+    b: Arm
+    wins_a: int
+    wins_b: int
+    ties: int
+
+
+class JudgeFound(BaseModel):
+    """What became of the judge in a run. Its grades make the verdict only where ``passed``."""
+
+    model: str
+    served: dict[str, int]
+    """What the server said that it is, by replies: more than one means that the model changed in the run."""
+    checks: list[JudgeCheck]
+    passed: bool
+    reason: str | None = None
+    """Why its grades do not count."""
+    graded: int = 0
+    left_out: dict[str, int] = {}
+    """Answers without a grade, by why."""
+    mismatches: float | None = None
+    """Share of the grades whose verdict is not the judge's own."""
+    marked: int = 0
+    """Answers that seem to instruct the judge."""
+    preferences: list[PreferenceFound] = []
+    preferences_reason: str | None = None
+    """Why there are none."""
+    calls: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    """In the currency of the prices; None where these are not known."""
+
+
 class ArmMeasured(BaseModel):
     """One arm over the questions that have a reference."""
 
@@ -116,8 +216,10 @@ class ArmMeasured(BaseModel):
 class Measurement(BaseModel):
     """All of it, and what follows. ``verdict`` is None where nothing could be compared, and ``why`` says why."""
 
-    metric: str = "correct"
-    """What the verdict compares."""
+    metric: Literal["correct", "judge"] = "correct"
+    """What the verdict compares: values found offline, or the grades of a judge that passed its examination."""
+    judge: JudgeFound | None = None
+    """None where no grades were asked for."""
     questions: int
     """With a reference."""
     file: str | None = None
@@ -129,6 +231,8 @@ class Measurement(BaseModel):
     why: str | None = None
     advice: Advice | None = None
     """Where nothing is known of the circumstances; ``asktwice advise`` is told them."""
+    probes: list[ProbeFound] = []
+    """Beside the verdict; none where they were not asked for."""
     encoder: str | None = None
     """What BERTScore was computed with, and its layer."""
     break_even: int | None = None

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from contracts.advice import Advice, Choice, Circumstances, Flip, Reason
 from contracts.generation import Mode
-from contracts.measurement import ArmMeasured, Measurement
-from contracts.verdict import Contrast, Outcome
+from contracts.measurement import ArmMeasured, Measurement, Probe
+from contracts.verdict import Contrast, Outcome, TradeOff
 from services.evaluator.wording import Language, arm_label, number
 
 MONTH_S = 30 * 86400.0
@@ -60,9 +60,21 @@ _TEXT: dict[str, dict[Language, str]] = {
         "ru": "{arm} и {other} не сравнить: слишком мало групп вопросов",
         "en": "{arm} and {other} cannot be compared: too few groups of questions",
     },
+    "trade off": {
+        "ru": "но {arm} реже вводит в заблуждение: на {low}…{high} п. п.",
+        "en": "but {arm} misleads less often: by {low} to {high} pp",
+    },
     "poor": {
         "ru": "{arm}: средняя оценка {value} %, а нужно не меньше {least} %",
         "en": "{arm}: mean score {value}%, and {least}% are needed",
+    },
+    "probe changed": {
+        "ru": "{arm}: после изменения факта верно ответил на {right} из {of} вопросов",
+        "en": "{arm}: after a fact had changed {right} of {of} answers were right",
+    },
+    "probe unknown": {
+        "ru": "{arm}: чего не знает, в том признался в {right} случаях из {of}",
+        "en": "{arm}: owned not to know what nobody knows in {right} of {of} cases",
     },
     "right": {"ru": "{arm}: средняя оценка {value} %", "en": "{arm}: mean score {value}%"},
     "joins": {
@@ -145,6 +157,7 @@ class _Advisor:
         self._measurement = measurement
         self._price_s = price_hour / 3600
         self._lang: Language = lang
+        self._metric = measurement.metric
         compared = {mean.arm for mean in measurement.verdict.arms} if measurement.verdict else set()
         self._arms = {arm.arm: arm for arm in measurement.arms if arm.arm in compared}
 
@@ -165,16 +178,18 @@ class _Advisor:
         top = [name for name in left if name not in beaten]
         undecided = [c for c in among if c.a in top and c.b in top and c.outcome is not Outcome.equivalent]
         if undecided:
-            leader = max(top, key=lambda name: self._arms[name].means.get("correct", 0.0))
+            leader = max(top, key=lambda name: self._arms[name].means.get(self._metric, 0.0))
             with_leader = [c for c in undecided if leader in (c.a, c.b)] or undecided
             return "not yet", None, [*reasons, *map(self._undecided, with_leader)]
         arm, why = self._preferred(top, told)
         reasons += [self._better(c, arm) for c in among if c.outcome is Outcome.better and arm in (c.a, c.b)]
         reasons += why
+        reasons += [self._trade_off(each) for each in verdict.trade_offs if arm == verdict.winner and each.arm in left]
         if len(left) == 1 and len(self._arms) > 1:
             reasons.append(self._reason("only one", arm))
-        mean = self._arms[arm].means.get("correct", 0.0)
-        figure = f"measurement.arms.{arm}.means.correct"
+        reasons += self._probed(arm, told)
+        mean = self._arms[arm].means.get(self._metric, 0.0)
+        figure = f"measurement.arms.{arm}.means.{self._metric}"
         shown = number(100 * mean, self._lang)
         if mean < told.least_right:
             least = number(100 * told.least_right, self._lang)
@@ -206,13 +221,26 @@ class _Advisor:
                 allowed = told.max_latency_ms is None or p95 <= told.max_latency_ms
                 most = p95 * 0.999 if allowed else p95
                 yield but("faster" if allowed else "slower", f"{p95:.0f}", max_latency_ms=most)
-            if (mean := arm.means.get("correct")) is not None:
+            if (mean := arm.means.get(self._metric)) is not None:
                 shown = number(100 * mean, self._lang)
                 enough = mean >= told.least_right
                 yield but("more" if enough else "less", shown, least_right=min(1.0, mean + 1e-9) if enough else mean)
         volume = self._measurement.break_even
         if volume and (told.questions_per_month is None or told.questions_per_month <= volume):
             yield but("volume", volume, questions_per_month=volume + 1)
+
+    def _probed(self, arm: str, told: Circumstances) -> list[Reason]:
+        """Return what the probes say of an arm, as far as the circumstances make it matter."""
+        found = {each.probe: each for each in self._measurement.probes if each.arm == arm and each.share is not None}
+        wanted: tuple[Probe, ...] = ("changed", "unknown") if told.changes_per_month else ("unknown",)
+        return [
+            self._reason(
+                f"probe {probe}", arm, f"measurement.probes.{probe}.{arm}.share", found[probe].share,
+                right=found[probe].right, of=found[probe].answered,
+            )
+            for probe in wanted
+            if probe in found
+        ]  # fmt: skip
 
     def _ruled_out(self, arm: ArmMeasured, told: Circumstances) -> Reason | None:
         mode, seconds = _mode(arm.arm), arm.training_seconds
@@ -290,6 +318,17 @@ class _Advisor:
             other=arm_label(worse, self._lang),
             value=number(100 * value, self._lang), low=number(100 * low, self._lang),
             high=number(100 * high, self._lang),
+        )  # fmt: skip
+
+    def _trade_off(self, found: TradeOff) -> Reason:
+        contrast = found.contrast
+        a_leads = contrast.a == found.arm
+        low, high = contrast.low or 0.0, contrast.high or 0.0
+        if not a_leads:
+            low, high = -high, -low
+        return self._reason(
+            "trade off", found.arm, f"measurement.verdict.trade_offs.{found.measure}.{found.arm}.difference",
+            abs(contrast.difference or 0.0), low=number(100 * low, self._lang), high=number(100 * high, self._lang),
         )  # fmt: skip
 
     def _undecided(self, contrast: Contrast) -> Reason:

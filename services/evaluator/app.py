@@ -27,6 +27,10 @@ from services.kit import create_service
 
 READY_TIMEOUT_S = 5.0
 MODES = "what is compared, by commas: base, rag, ft, rag_ft, ft:ADAPTER, rag_ft:ADAPTER, oracle, shuffled"
+GRADE = "whether the judge is examined and, if it passes, grades every answer that has a reference"
+PROBE = (
+    "whether the probes are asked: changed facts, what nobody knows, distractors, trained questions, general knowledge"
+)
 MEASURE = "rows of the data file that were not trained on, to be asked and measured beside the questions"
 
 
@@ -50,9 +54,8 @@ def create_app(
             httpx.AsyncClient(
                 base_url=url,
                 timeout=httpx.Timeout(settings.question_deadline_s, connect=5),
-                limits=httpx.Limits(
-                    max_keepalive_connections=settings.concurrency
-                ),  # else 20, and the others reconnect
+                # of httpx's own accord 20 stay open, and all others connect anew for each question
+                limits=httpx.Limits(max_keepalive_connections=settings.concurrency),
             )
         )
         return over_http[-1]
@@ -100,6 +103,8 @@ def _add_evaluate(app: FastAPI, settings: EvaluatorSettings, comparison: Compari
         modes: Annotated[str, Query(max_length=1000, description=MODES)] = ",".join(DEFAULT),
         measure: Annotated[int, Query(ge=0, le=MAX_HELD_OUT, description=MEASURE)] = 0,
         lang: Annotated[Language, Query(description="of the measured part")] = "ru",
+        grade: Annotated[bool, Query(description=GRADE)] = False,
+        probe: Annotated[bool, Query(description=PROBE)] = False,
     ) -> Response:
         """Ask every question in every mode and answer with result.txt.
 
@@ -109,7 +114,8 @@ def _add_evaluate(app: FastAPI, settings: EvaluatorSettings, comparison: Compari
         """
         jobs: Jobs = app.state.jobs
         questions = await read_questions(request, settings.questions)
-        run = await jobs.start(await comparison.plan(questions, parse_arms(modes.split(",")), measure, lang))
+        arms = parse_arms(modes.split(","))
+        run = await jobs.start(await comparison.plan(questions, arms, measure, lang, grade=grade, probe=probe))
         headers = {"X-Evaluation-Id": run.job.id}
         if _prefers_async(request):
             headers |= {"Location": f"/jobs/{run.job.id}", "Preference-Applied": "respond-async"}

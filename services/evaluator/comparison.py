@@ -14,6 +14,7 @@ from contracts.errors import (
     DeadlineExceeded,
     IndexEmpty,
     InternalError,
+    InvalidInput,
     Overloaded,
     Unavailable,
 )
@@ -23,17 +24,19 @@ from contracts.evaluation import (
     EvaluationResult,
     ModeAnswer,
 )
-from contracts.generation import AdapterList, Answer, AskRequest, GeneratorInfo, Mode
+from contracts.generation import MAX_PASSAGE, AdapterList, Answer, AskRequest, GeneratorInfo, Mode
 from contracts.measurement import Measurement
 from contracts.retrieval import IndexInfo
 from contracts.verdict import VerdictSettings
 from services.evaluator.arms import Arm, passage_for
 from services.evaluator.judge import Judge
+from services.evaluator.judging import Judged, judge_run
 from services.evaluator.leakage import Leakage
 from services.evaluator.lines import EMPTY, is_blank
 from services.evaluator.measuring import Scorer, has_references, look_for_leaks, measure_run
 from services.evaluator.patience import STAGGER_S, Patience
 from services.evaluator.plan import Plan, make_plan
+from services.evaluator.probes import add_probes
 from services.evaluator.questions import Questions
 from services.evaluator.report import first_arm, sections
 from services.evaluator.settings import EvaluatorSettings
@@ -42,6 +45,7 @@ from services.evaluator.wording import Language
 ASK_TRIES = 5
 INFO_TIMEOUT_S = 5.0
 
+Grading = Callable[[int, int], None]
 Keep = Callable[[int, ModeAnswer], Awaitable[None]]
 """Called with a question's index and an answer to it as soon as it is there; the next question waits for it."""
 
@@ -69,8 +73,14 @@ class Comparison:
         self._settings = settings
         self._places = asyncio.Semaphore(settings.concurrency)
 
-    async def run(self, id: str, plan: Plan, keep: Keep) -> EvaluationResult:
-        """Look for leaks, ask, describe, measure, judge. A question that fails is part of the result and stops nothing.
+    async def run(
+        self, id: str, plan: Plan, keep: Keep, grading: Grading = lambda done, total: None
+    ) -> EvaluationResult:
+        """Look for leaks, ask, describe, grade, measure, judge. A question that fails is part of the result and stops
+        nothing.
+
+        Args:
+            grading: told how many of the judge's replies are there, of how many that are known to be needed.
 
         Raises:
             Unavailable: nothing was answered and the generator does not even say which model it runs.
@@ -90,7 +100,8 @@ class Comparison:
             analysis=Analysis(model=self._judge.model),
             seconds=0.0,
         )
-        result.measurement = await asyncio.to_thread(self._measure, plan, leakage)
+        judged = await judge_run(plan, self._settings, grading) if plan.grade and has_references(plan) else None
+        result.measurement = await asyncio.to_thread(self._measure, plan, leakage, judged)
         if all(first_arm(result, mode) in result.arms for mode in (Mode.rag, Mode.ft)):
             result.analysis = await self._judge.analyse(sections(result), sections(result, swapped=True))
         else:
@@ -98,14 +109,22 @@ class Comparison:
         result.seconds = time.monotonic() - begun
         return result
 
-    async def plan(self, questions: Questions, arms: Sequence[Arm], measure: int = 0, lang: Language = "ru") -> Plan:
+    async def plan(
+        self, questions: Questions, arms: Sequence[Arm], measure: int = 0, lang: Language = "ru", *,
+        grade: bool = False, probe: bool = False,
+    ) -> Plan:  # fmt: skip
         """Fix what a run will ask.
 
         Raises:
-            InvalidInput: an arm cannot be asked these questions, or there is nothing to measure on.
+            InvalidInput: an arm cannot be asked these questions, there is nothing to measure on, or no judge to grade.
+            AskTwiceError: the retriever, which the probes need, does not answer.
         """
+        if grade and not self._settings.openai_api_key:
+            raise InvalidInput(
+                "grade: no judge can be asked. Set OPENAI_API_KEY, and OPENAI_BASE_URL for another server."
+            )
         served = await _told(self._generator.adapters()) if any(arm.mode.tuned for arm in arms) else None
-        return await asyncio.to_thread(
+        plan = await asyncio.to_thread(
             make_plan,
             questions,
             arms,
@@ -114,13 +133,20 @@ class Comparison:
             data=self._settings.data,
             measure=measure,
             lang=lang,
+            grade=grade,
+            probe=probe,
             settings=VerdictSettings(margin=self._settings.margin),
         )
+        if grade and not has_references(plan):
+            raise InvalidInput("grade: no question has a reference answer. Send a CSV with answers, or --measure rows.")
+        if probe:
+            await add_probes(plan, self._retriever)
+        return plan
 
-    def _measure(self, plan: Plan, leakage: Leakage) -> Measurement | None:
+    def _measure(self, plan: Plan, leakage: Leakage, judged: Judged | None) -> Measurement | None:
         encoder = self._settings.bertscore
         scorer = self._bertscore(encoder) if encoder and has_references(plan) else None
-        return measure_run(plan, leakage, self._settings.prices, scorer, encoder)
+        return measure_run(plan, leakage, self._settings.prices, scorer, encoder, judged)
 
     def _bertscore(self, name: str) -> Scorer:
         from services.evaluator.bertscore import bertscore, load_encoder
@@ -140,16 +166,24 @@ class Comparison:
         asked = plan.asked
         order = {arm.name: place for place, arm in enumerate(plan.arms)}
         there = {(index, given.arm) for index, each in enumerate(asked) for given in each.answers}
-        left = [(index, arm) for index in range(len(asked)) for arm in plan.arms if (index, arm.name) not in there]
+        left = [
+            (index, arm)
+            for index, each in enumerate(asked)
+            for arm in plan.asked_of(each)
+            if (index, arm.name) not in there
+        ]
         pending = iter(left)
         asking = _Asking(self._generator, self._settings.question_deadline_s, _adapters_of(asked))
 
         async def work(place: int) -> None:
             await asyncio.sleep(place * STAGGER_S)
             for index, arm in pending:
-                passage = passage_for(arm, asked, index) if arm.given else None
+                passages = asked[index].passages if arm.mode.retrieves else None
+                if arm.given:
+                    passage = passage_for(arm, asked, index)
+                    passages = [passage] if passage else []
                 async with self._places:
-                    answer = await asking.ask(asked[index].question.question, arm, passage)
+                    answer = await asking.ask(asked[index].question.question, arm, passages)
                 await keep(index, answer)
                 asked[index].answers.append(answer)
 
@@ -197,18 +231,21 @@ class _Asking:
         self._deadline_s = deadline_s
         self._adapters = adapters
 
-    async def ask(self, question: str, arm: Arm, passage: str | None = None) -> ModeAnswer:
+    async def ask(self, question: str, arm: Arm, passages: Sequence[str] | None = None) -> ModeAnswer:
         """Return the answer or the reason why there is none; never raises but when cancelled.
 
         Args:
-            passage: what a control answers from.
+            passages: what it is answered from; None: what the arm finds, empty: there is nothing to answer it from.
         """
         answer, error = None, None
-        if arm.given and passage is None:
+        if passages is not None and not passages:
             return ModeAnswer(mode=arm.mode, arm=arm.name, error="у вопроса нет контекста")
+        if any(len(passage) > MAX_PASSAGE for passage in passages or ()):
+            error = f"контекст длиннее {MAX_PASSAGE} знаков"
+            return ModeAnswer(mode=arm.mode, arm=arm.name, error=error)
         try:
             async with asyncio.timeout(self._deadline_s):
-                answer = await self._ask_patiently(question, arm, passage)
+                answer = await self._ask_patiently(question, arm, passages)
         except TimeoutError:
             error = f"нет ответа за {self._deadline_s:g} с"
         except AskTwiceError as refused:
@@ -222,14 +259,14 @@ class _Asking:
             self._adapters.setdefault(arm.name, answer.adapter)
         return ModeAnswer(mode=arm.mode, arm=arm.name, answer=answer, error=error)
 
-    async def _ask_patiently(self, question: str, arm: Arm, passage: str | None) -> Answer:
+    async def _ask_patiently(self, question: str, arm: Arm, passages: Sequence[str] | None) -> Answer:
         patience = Patience(ASK_TRIES, self._deadline_s)
         while True:
             try:
                 request = AskRequest(
                     question=question,
                     adapter=arm.adapter or self._adapters.get(arm.name),
-                    passages=[passage] if passage is not None else None,
+                    passages=list(passages) if passages else None,
                 )
                 return await self._generator.ask(request, arm.mode)
             except (Overloaded, Unavailable) as error:

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel
 
 from contracts.facts import contradict, fact, terms
+from contracts.measurement import JudgeCheck
 from contracts.table import Row
 from services.evaluator.grading import CRITERIA, Grade, Grader, Item
 from services.evaluator.judge_prompts import Lang
@@ -62,35 +63,11 @@ class Planted:
     item: Item
 
 
-class Check(BaseModel):
-    """One question put to the judge. ``rate`` None: not measured, for ``reason``; no bound: told and not required."""
-
-    name: str
-    rate: float | None
-    number: int
-    """Of graded answers, or of pairs of grades."""
-    left_out: int
-    least: float | None = None
-    most: float | None = None
-    reason: str | None = None
-    wrong: list[str] = []
-    """Names of the first items that went wrong."""
-
-    @property
-    def passed(self) -> bool | None:
-        """None where nothing is required."""
-        if self.least is None:
-            return None
-        if self.rate is None:
-            return False
-        return self.rate >= self.least and (self.most is None or self.rate <= self.most)
-
-
 class Examination(BaseModel):
     """What the judge made of answers whose grade is known. Its grades count only if it ``passed``."""
 
     model: str
-    checks: list[Check]
+    checks: list[JudgeCheck]
 
     @property
     def passed(self) -> bool:
@@ -270,12 +247,12 @@ async def examine(
     second = _by_item((await grader.grade(again, lang, repeat=1)).grades)
     translated = _by_item((await grader.grade(again, "en" if lang == "ru" else "ru")).grades)
 
-    def check(name: str, kind: Kind, right: Callable[[Grade], bool]) -> Check:
+    def check(name: str, kind: Kind, right: Callable[[Grade], bool]) -> JudgeCheck:
         made = [item for item in items if item.arm == kind]
         found = [grades[item] for item in made if item in grades]
         return _check(name, {grade.item: right(grade) for grade in found}, len(made) - len(found))
 
-    def same(name: str, others: Mapping[Item, Grade]) -> Check:
+    def same(name: str, others: Mapping[Item, Grade]) -> JudgeCheck:
         both = [item for item in again if item in grades and item in others]
         results = {f"{item.item}, {item.arm}": grades[item].verdict == others[item].verdict for item in both}
         return _check(name, results, len(again) - len(both), fewest=1)
@@ -325,10 +302,10 @@ def _by_item(grades: Sequence[Grade]) -> dict[Item, Grade]:
     return {grade.of: grade for grade in grades}
 
 
-def _check(name: str, results: Mapping[str, bool], left_out: int, fewest: int = MIN_ANSWERS) -> Check:
+def _check(name: str, results: Mapping[str, bool], left_out: int, fewest: int = MIN_ANSWERS) -> JudgeCheck:
     """Return what came of one question; too few answers, or more left out than graded, measure nothing."""
     gate = GATES[name]
-    check = Check(name=name, rate=None, number=len(results), left_out=left_out)
+    check = JudgeCheck(name=name, rate=None, number=len(results), left_out=left_out)
     if gate:
         check.least, check.most = gate
     check.wrong = [item for item, right in results.items() if not right][:10]
@@ -345,7 +322,7 @@ def _shown(rate: float | None, lang: Lang) -> str:
     return f"{100 * rate:.1f}%".replace(".", "," if lang == "ru" else ".")
 
 
-def _bound(check: Check, lang: Lang) -> str:
+def _bound(check: JudgeCheck, lang: Lang) -> str:
     if check.least is None:
         return "—"
     if check.most is not None:

@@ -156,10 +156,13 @@ class Jobs:
             await asyncio.to_thread(self._store.keep, id, index, answer)
             run.becomes(run.job.model_copy(update={"done": run.job.done + 1}))
 
+        def grading(done: int, total: int) -> None:
+            run.becomes(run.job.model_copy(update={"graded": done, "to_grade": total}))
+
         try:
             if ready:
                 await ready()
-            result = await self._comparison.run(id, plan, keep)
+            result = await self._comparison.run(id, plan, keep, grading)
             run.writing = True
             await asyncio.to_thread(self._store.finish, result)
             final = ended(run.job, "succeeded")

@@ -45,18 +45,34 @@ class Agreement(BaseModel):
     arms: list[ArmAgreement]
 
 
-def read_labels(path: Path) -> dict[tuple[str, str], float]:
+def read_labels(path: Path, codes: Mapping[str, tuple[str, str]] | None = None) -> dict[tuple[str, str], float]:
     """Read a CSV with the columns item, arm and label, where label is 1, 0.5 or 0, or the word for it.
+
+    Args:
+        path: of the CSV; with ``codes`` it may have the column answer_id in place of item and arm, and rows that
+            nobody has labelled yet.
+        codes: item and arm by answer_id.
 
     Raises:
         InvalidInput: the file cannot be read, a label is unknown or stands twice, or there are over ``MAX_LABELS``.
     """
-    table = parse_table(read_bytes(path), path.name, ("item", "arm", "label"))
+    content = read_bytes(path)
+    try:
+        table = parse_table(content, path.name, ("answer_id",), ("label",)) if codes else None
+    except InvalidInput:  # it has no such column
+        table = None
+    blind = table is not None
+    table = table or parse_table(content, path.name, ("item", "arm", "label"))
     if table.rejected:
         raise InvalidInput(f"{path.name}, row {table.errors[0].row}: {table.errors[0].reason}.")
     labels: dict[tuple[str, str], float] = {}
     for row in table.rows:
-        answer, label = (row.cells["item"], row.cells["arm"]), row.cells["label"].casefold()
+        label = row.cells.get("label", "").strip().casefold()
+        if blind and not label:
+            continue
+        if blind and row.cells["answer_id"] not in (codes or {}):
+            raise InvalidInput(f"{path.name}, row {row.number}: the run has no answer {row.cells['answer_id'][:40]!r}.")
+        answer = (codes or {})[row.cells["answer_id"]] if blind else (row.cells["item"], row.cells["arm"])
         if label not in LABELS:
             raise InvalidInput(f"{path.name}, row {row.number}: the label {label[:40]!r} is none of 1, 0.5 and 0.")
         if answer in labels:
@@ -64,6 +80,8 @@ def read_labels(path: Path) -> dict[tuple[str, str], float]:
                 f"{path.name}, row {row.number}: item {answer[0]!r} of {answer[1]!r} has a label already."
             )
         labels[answer] = LABELS[label]
+    if not labels:
+        raise InvalidInput(f"{path.name} has no label yet. Write 1, 0.5 or 0 into the column label.")
     if len(labels) > MAX_LABELS:
         raise InvalidInput(f"{path.name} has {len(labels)} labels; take {MAX_LABELS} of them, drawn by chance.")
     return labels

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from statistics import fmean
+from typing import Literal
 
 from contracts.evaluation import AskedQuestion, ModeAnswer
 from contracts.generation import Answer
@@ -11,6 +12,7 @@ from contracts.groups import normalized
 from contracts.measurement import (
     AnswerMetrics,
     ArmMeasured,
+    JudgeNote,
     LeakageFound,
     LeakedRow,
     Measurement,
@@ -22,6 +24,7 @@ from contracts.table import Row
 from contracts.verdict import ScoredItem, Verdict
 from services.evaluator.advice import advise
 from services.evaluator.arms import CONTROLS
+from services.evaluator.judging import ALLOWANCE, Judged
 from services.evaluator.leakage import Leakage, find_leakage, regimes
 from services.evaluator.lines import EMPTY
 from services.evaluator.metrics.answer import measure
@@ -29,12 +32,18 @@ from services.evaluator.metrics.retrieval import gold_place
 from services.evaluator.metrics.text import words
 from services.evaluator.operations import Prices, break_even, cost_of_one, cost_per_right, operations
 from services.evaluator.plan import Plan
+from services.evaluator.probes import probes_found
 from services.evaluator.tables import cluster_of, item_id
 from services.evaluator.verdict import decide
 from services.evaluator.wording import arm_label
 
 Scorer = Callable[[Sequence[str | None], dict[str, list[str | None]]], dict[str, list[float | None]]]
 """References and each arm's answers in, F1 of BERTScore out."""
+Score = Callable[[AnswerMetrics], float | None]
+SCORES: dict[Literal["correct", "judge"], Score] = {
+    "correct": lambda metrics: metrics.correct,
+    "judge": lambda metrics: metrics.judge,
+}
 
 _UNKNOWN_TRAINING = {
     "ru": "обучающие строки неизвестны ({arms}), поэтому утечка из обучения не проверена; преимущество этих способов"
@@ -55,6 +64,7 @@ def measure_run(
     prices: Prices | None = None,
     scorer: Scorer | None = None,
     encoder: str | None = None,
+    judged: Judged | None = None,
 ) -> Measurement | None:
     """Measure every answer in place, and return what follows for the arms; None where no question has a reference.
 
@@ -64,16 +74,19 @@ def measure_run(
         prices: as the user stated them.
         scorer: computes BERTScore; without one it is not measured.
         encoder: its name, for the report.
+        judged: what a judge said, where one was asked; its grades make the verdict if it passed its examination.
     """
     for question in plan.asked:
         for given in question.answers:
             given.metrics = _metrics(question, given)
-    tested = [question for question in plan.asked if _has_reference(question)]
+    tested = [question for question in plan.asked if question.measures]
     if not tested:
         return None
     if scorer:
         _add_bertscore(tested, [arm.name for arm in plan.arms], scorer)
     rows = _rows(plan.asked)
+    if judged:
+        _add_grades(plan.asked, judged)
     leakage = _with_index(leakage, rows, tested, plan.train)
     found = regimes(plan.train, rows, leakage)
     for row in rows:
@@ -86,12 +99,14 @@ def measure_run(
         leakage=_told(leakage, plan),
         arms=[_arm(plan, name, tested, prices) for name in (arm.name for arm in plan.arms)],
         encoder=encoder if scorer else None,
+        metric="judge" if judged and judged.found.passed else "correct",
+        judge=judged.found if judged else None,
+        probes=probes_found(plan.asked, [arm.name for arm in plan.arms]),
     )
     for leak in leakage.leaks:
         plan.asked[leak.test - 1].leaked = True
     leaked = () if leakage.invalid else {leak.test for leak in leakage.leaks}
-    items = scored_items(plan.asked, leaked)
-    measurement.verdict, measurement.why = _verdict(plan, items, measurement.leakage)
+    measurement.verdict, measurement.why = _verdict(plan, leaked, measurement)
     measurement.break_even = _break_even(plan, tested, prices)
     measurement.advice = advise(measurement, price_hour=prices.hour if prices else 0.0, lang=plan.lang)
     return measurement
@@ -99,25 +114,28 @@ def measure_run(
 
 def has_references(plan: Plan) -> bool:
     """Return whether there is anything to measure against."""
-    return any(map(_has_reference, plan.asked))
+    return any(question.measures for question in plan.asked)
 
 
-def scored_items(asked: Sequence[AskedQuestion], left_out: Collection[int] = ()) -> list[ScoredItem]:
+def scored_items(
+    asked: Sequence[AskedQuestion], left_out: Collection[int] = (), score: Score = lambda metrics: metrics.correct
+) -> list[ScoredItem]:
     """Return the scores that the verdict compares; questions on one context are one cluster.
 
     Args:
         asked: those without a reference have no scores.
         left_out: their places, from 1.
+        score: of an answer, from what was measured of it.
     """
     return [
         ScoredItem(
             item=item_id(number),
             cluster=cluster_of(question, number),
             arm=given.arm,
-            score=given.metrics.correct if given.metrics else None,
+            score=score(given.metrics) if given.metrics else None,
         )
         for number, question in enumerate(asked, start=1)
-        if _has_reference(question) and number not in left_out
+        if question.measures and number not in left_out
         for given in question.answers
     ]
 
@@ -138,7 +156,7 @@ def _rows(asked: Sequence[AskedQuestion]) -> list[Row]:
             },
         )
         for number, each in enumerate(asked, start=1)
-        if _has_reference(each)
+        if each.measures
     ]
 
 
@@ -166,6 +184,19 @@ def _add_bertscore(tested: Sequence[AskedQuestion], arms: Sequence[str], scorer:
             if given.metrics:
                 given.metrics.bertscore = scores[given.arm][place]
                 given.metrics.not_measured.pop("bertscore", None)
+
+
+def _add_grades(asked: Sequence[AskedQuestion], judged: Judged) -> None:
+    for (number, arm), grade in judged.grades.items():
+        for given in asked[number - 1].answers:
+            if given.arm == arm and given.metrics:
+                given.metrics.judge = grade.score
+                given.metrics.judge_note = JudgeNote(
+                    rationale=grade.judged.rationale, marked=grade.instructs, capped=grade.capped,
+                    quote_found=grade.quote_found,
+                )  # fmt: skip
+                for field in ("judge", "judge_note"):
+                    given.metrics.not_measured.pop(field, None)
 
 
 def _text(question: AskedQuestion, arm: str) -> str | None:
@@ -208,7 +239,9 @@ def _told(leakage: Leakage, plan: Plan) -> LeakageFound:
     )
 
 
-def _verdict(plan: Plan, items: Sequence[ScoredItem], leakage: LeakageFound) -> tuple[Verdict | None, str | None]:
+def _verdict(plan: Plan, leaked: Collection[int], found: Measurement) -> tuple[Verdict | None, str | None]:
+    score: Score = SCORES[found.metric]
+    items, leakage = scored_items(plan.asked, leaked, score), found.leakage
     arms = [arm.name for arm in plan.arms if arm.name not in CONTROLS]
     silent = [arm for arm in arms if not any(i.arm == arm and i.score is not None for i in items)]
     why = None
@@ -221,7 +254,19 @@ def _verdict(plan: Plan, items: Sequence[ScoredItem], leakage: LeakageFound) -> 
         return None, why or {"ru": "опрошен только один способ", "en": "one arm alone was asked"}[plan.lang]
     compared = [item for item in items if item.arm in arms and item.arm not in silent]
     invalid = [leakage.reason] if leakage.invalid and leakage.reason else []
-    return decide(compared, plan.verdict, invalid=invalid), why
+    settings = plan.verdict
+    if found.metric == "judge":
+        settings = settings.model_copy(update={"bias_allowance": ALLOWANCE})
+    harmless = scored_items(plan.asked, leaked, lambda metrics: _harmless(metrics, score))
+    named = {each.arm for each in compared}
+    secondary = {"harmless": [item for item in harmless if item.arm in named]}
+    return decide(compared, settings, secondary=secondary, invalid=invalid), why
+
+
+def _harmless(metrics: AnswerMetrics, score: Score) -> float | None:
+    """Return 0 for a wrong answer, 1 for any other: one that owns not to know misleads nobody."""
+    value = score(metrics)
+    return None if value is None else float(value > 0 or bool(metrics.abstained))
 
 
 def _arm(plan: Plan, name: str, tested: Sequence[AskedQuestion], prices: Prices | None) -> ArmMeasured:
@@ -258,7 +303,7 @@ def _arm(plan: Plan, name: str, tested: Sequence[AskedQuestion], prices: Prices 
 _FIELDS = tuple(
     name
     for name in AnswerMetrics.model_fields
-    if name not in ("values", "unsupported", "language", "gold_place", "not_measured")
+    if name not in ("values", "unsupported", "language", "judge_note", "gold_place", "not_measured")
 )
 
 

@@ -6,6 +6,7 @@ The rows that measure are those that the adapters' manifests say were not traine
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -43,6 +44,12 @@ class Plan:
     """Of the adapters that answer, by arm."""
     measured_file: str | None = None
     """The data file that the held-out rows are of."""
+    grade: bool = False
+    """Whether a judge grades the answers."""
+    probe: bool = False
+    """Whether the probes are asked, too."""
+    wanted: int = 0
+    """Rows of the data file that were asked for to measure on; there may be fewer."""
 
     @property
     def shown(self) -> list[EvaluationQuestion]:
@@ -50,7 +57,11 @@ class Plan:
 
     @property
     def total(self) -> int:
-        return len(self.asked) * len(self.arms)
+        return sum(len(self.asked_of(each)) for each in self.asked)
+
+    def asked_of(self, question: AskedQuestion) -> list[Arm]:
+        """Return the arms that are asked a question."""
+        return [arm for arm in self.arms if question.arms is None or arm.name in question.arms]
 
     def frozen(self) -> dict[str, object]:
         """Return what is written down before the run, so that nothing can be chosen after it."""
@@ -63,13 +74,14 @@ class Plan:
             "lang": self.lang,
             "origin": self.origin.model_dump(mode="json"),
             "shown": sum(not each.held_out for each in self.asked),
-            "held_out": sum(each.held_out for each in self.asked),
+            "held_out": sum(each.held_out and not each.probe for each in self.asked),
+            "probes": dict(Counter(each.probe for each in self.asked if each.probe)),
             "held_out_file": self.measured_file,
             "questions_sha256": hashlib.sha256(questions.encode("utf-8", "replace")).hexdigest(),
             "trained_rows": len(self.train),
             "training_unknown": self.unknown,
             "data_sha256": {name: manifest.data.sha256 for name, manifest in self.manifests.items()},
-            "metric": "correct",
+            "metric": "the judge's grades if it passes its examination, else correct" if self.grade else "correct",
             "verdict": self.verdict.model_dump(mode="json"),
         }
 
@@ -83,6 +95,8 @@ def make_plan(
     data: Path,
     measure: int = 0,
     lang: Language = "ru",
+    grade: bool = False,
+    probe: bool = False,
     settings: VerdictSettings | None = None,
 ) -> Plan:
     """Choose what is asked. Blocks: it reads the data file.
@@ -126,6 +140,9 @@ def make_plan(
         lang=lang,
         manifests=manifests,
         measured_file=data.name if measure else origin.file if origin.kind == "table" else None,
+        grade=grade,
+        probe=probe,
+        wanted=measure,
     )
     if any(arm.given for arm in arms) and not any((each.question.context or "").strip() for each in asked):
         raise InvalidInput("modes: oracle and shuffled need questions with a context: a CSV with that column.")

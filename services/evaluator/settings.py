@@ -46,6 +46,8 @@ class EvaluatorSettings(BaseSettings):
     judge_seed: int = 1
     judge_max_tokens: int = Field(default=1500, ge=64)
     """Of one grade; a longer one is cut and does not count."""
+    judge_examined: int = Field(default=30, ge=10)
+    """Planted answers of each kind that a judge is examined on before its grades count."""
     judge_answer_chars: int = Field(default=4000, ge=100)
     """An answer is graded by so much of it."""
     judge_max_calls: int = Field(default=5000, ge=0)

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from contracts.artifacts import printed_model_name
 from contracts.evaluation import AskedQuestion, EvaluationResult, ModeAnswer
 from contracts.generation import Answer, Mode
-from contracts.measurement import ArmMeasured, Measurement, Regime
+from contracts.measurement import ArmMeasured, JudgeFound, Measurement, Probe, ProbeFound, Regime
 from contracts.verdict import Verdict
 from services.evaluator.advice import advice_lines
 from services.evaluator.lines import one_line
@@ -25,6 +25,22 @@ REGIMES: dict[Regime, dict[Language, str]] = {
     "no context": {"ru": "новых без контекста", "en": "new without a context"},
     "trained question": {"ru": "известных из обучения", "en": "known from training"},
     "not known": {"ru": "о которых неизвестно, были ли они в обучении", "en": "perhaps known from training"},
+}
+PAIRED = (
+    "same choice in both orders",
+    "first is chosen",
+    "same grade when asked again",
+    "same grade in the other language",
+)
+PROBES: dict[Probe, dict[Language, str]] = {
+    "trained": {"ru": "обученные вопросы ещё раз, верно", "en": "trained questions again, right"},
+    "changed": {
+        "ru": "факт изменён после обучения, верно по-новому",
+        "en": "a fact changed after the training, right as it is now",
+    },
+    "unknown": {"ru": "чего никто не знает, признано незнание", "en": "what nobody knows, abstained"},
+    "distractors": {"ru": "свой контекст после чужих, верно", "en": "the own context behind others, right"},
+    "general": {"ru": "общие знания, верно", "en": "general knowledge, right"},
 }
 _TEXT: dict[str, dict[Language, str]] = {
     "counts": {
@@ -84,6 +100,46 @@ _TEXT: dict[str, dict[Language, str]] = {
     },
     "leak": {"ru": "Утечка: {reason}", "en": "Leakage: {reason}"},
     "not compared": {"ru": "Не сравнивается: {why}", "en": "Not compared: {why}"},
+    "judge": {
+        "ru": "Судья {model}: прошёл проверку на {planted} ответах с известной оценкой; оценил ответов {graded}, без"
+        " оценки {left}. Вывод сделан по его оценкам, без меток людей (asktwice labels)",
+        "en": "The judge {model} passed its examination on {planted} answers of known grade; it graded {graded}"
+        " answers, {left} have no grade. The verdict is made of its grades, without people's labels (asktwice labels)",
+    },
+    "judge silent": {
+        "ru": "Судья {model}: проверку не прошёл, его оценки не учтены",
+        "en": "The judge {model} did not pass its examination, its grades do not count",
+    },
+    "mismatches": {
+        "ru": "Собственный вывод судьи расходится с его разбором в {percent} % оценок; учтён разбор",
+        "en": "The judge's own verdict is not that of its claims in {percent}% of the grades; the claims count",
+    },
+    "marked": {
+        "ru": "Ответов, похожих на указания судье: {number}; они отмечены в items.csv",
+        "en": "Answers that seem to instruct the judge: {number}; they are marked in items.csv",
+    },
+    "tone": {
+        "ru": "Тон, мнение судьи в обоих порядках: лучше {a} {wins_a}, лучше {b} {wins_b}, поровну {ties}",
+        "en": "Tone, the judge's opinion in both orders: {a} better {wins_a}, {b} better {wins_b}, equal {ties}",
+    },
+    "persuasion": {
+        "ru": "Убедительность, мнение судьи в обоих порядках: лучше {a} {wins_a}, лучше {b} {wins_b}, поровну {ties}",
+        "en": "Persuasion, the judge's opinion in both orders: {a} better {wins_a}, {b} better {wins_b}, equal {ties}",
+    },
+    "no preferences": {
+        "ru": "Тон и убедительность не сравниваются: {reason}",
+        "en": "Tone and persuasion are not compared: {reason}",
+    },
+    "leniency": {
+        "ru": "Чтобы вывод изменился, судья должен быть мягче к {arm} на {points} п. п., чем к остальным",
+        "en": "For the verdict to change, the judge would have to be {points} pp milder to {arm} than to the others",
+    },
+    "probe": {"ru": "Проба «{name}»: {told}", "en": 'Probe "{name}": {told}'},
+    "probed": {
+        "ru": "{arm} {right} из {answered} ({share} %; {low}–{high} %)",
+        "en": "{arm} {right} of {answered} ({share}%; {low} to {high}%)",
+    },
+    "stale": {"ru": "прежний факт назвал {arm}: {stale}", "en": "{arm} told the former fact: {stale}"},
     "answered": {"ru": "ответов {answered}, без ответа {failed}", "en": "{answered} answers, {failed} without"},
     "arm": {"ru": "{name}: {parts}", "en": "{name}: {parts}"},
     "no verdict": {"ru": "Вывод: сравнить нельзя: {why}.", "en": "Verdict: nothing can be compared: {why}."},
@@ -130,6 +186,7 @@ _METRICS: dict[str, dict[Language, str]] = {
     "bertscore": {"ru": "BERTScore F1 {value}", "en": "BERTScore F1 {value}"},
     "values_recall": {"ru": "найдено значений эталона {percent} %", "en": "{percent}% of the reference's values"},
     "faithfulness": {"ru": "верность найденному {percent} %", "en": "faithful to the passages {percent}%"},
+    "judge": {"ru": "оценка судьи {percent} %", "en": "the judge's grade {percent}%"},
     "abstained": {"ru": "отказов {percent} %", "en": "abstained {percent}%"},
 }
 _RETRIEVAL: dict[str, dict[Language, str]] = {
@@ -252,7 +309,7 @@ def _origin(result: EvaluationResult, count: int) -> str:
 
 def _measurement(measured: Measurement, result: EvaluationResult) -> Iterator[str]:
     lang = result.lang
-    extra = sum(question.held_out for question in result.asked)
+    extra = _held_out(result)
     file = _say("held out", lang, file=one_line(measured.file or ""), number=extra) if extra else ""
     regimes = ", ".join(f"{REGIMES[regime][lang]}: {count}" for regime, count in measured.regimes.items())
     yield _say("measured on", lang, count=measured.questions, file=file, regimes=regimes)
@@ -269,14 +326,70 @@ def _measurement(measured: Measurement, result: EvaluationResult) -> Iterator[st
         ]
         if parts:
             yield _say("arm", lang, name=arm_label(arm.arm, lang), parts=", ".join(parts))
+    if measured.judge:
+        yield from _judge(measured.judge, lang)
     if measured.verdict is None:
         yield _say("no verdict", lang, why=measured.why)
         return
     if measured.why:
         yield _say("not compared", lang, why=measured.why)
     yield from verdict_lines(measured.verdict, lang, lambda arm: arm_label(arm, lang))
+    if measured.metric == "judge":
+        yield from _leniency(measured.verdict, lang)
+    yield from _probes(measured.probes, lang)
     if measured.advice:
         yield from advice_lines(measured.advice, lang)
+
+
+def _held_out(result: EvaluationResult) -> int:
+    return sum(question.held_out and not question.probe for question in result.asked)
+
+
+def _judge(judge: JudgeFound, lang: Language) -> Iterator[str]:
+    name = one_line(judge.model)
+    if not judge.passed:
+        yield one_line(judge.reason or _say("judge silent", lang, model=name))
+        return
+    planted = sum(check.number for check in judge.checks if check.name not in PAIRED)
+    left = sum(judge.left_out.values())
+    yield _say("judge", lang, model=name, planted=planted, graded=judge.graded, left=left)
+    if judge.mismatches:
+        yield _say("mismatches", lang, percent=number(100 * judge.mismatches, lang))
+    if judge.marked:
+        yield _say("marked", lang, number=judge.marked)
+    for each in judge.preferences:
+        a, b = arm_label(each.a, lang), arm_label(each.b, lang)
+        yield _say(each.criterion, lang, a=a, b=b, wins_a=each.wins_a, wins_b=each.wins_b, ties=each.ties)
+    if judge.preferences_reason:
+        yield _say("no preferences", lang, reason=one_line(judge.preferences_reason))
+
+
+def _leniency(verdict: Verdict, lang: Language) -> Iterator[str]:
+    won = [c for c in verdict.contrasts if verdict.winner in (c.a, c.b) and c.low is not None and c.high is not None]
+    if verdict.winner and won:
+        least = min(max(0.0, c.low or 0.0, -(c.high or 0.0)) for c in won)
+        yield _say("leniency", lang, arm=arm_label(verdict.winner, lang), points=number(100 * least, lang))
+
+
+def _probes(probes: Sequence[ProbeFound], lang: Language) -> Iterator[str]:
+    for probe, name in PROBES.items():
+        of = [each for each in probes if each.probe == probe]
+        told = [
+            _say(
+                "probed", lang, arm=arm_label(each.arm, lang), right=each.right, answered=each.answered,
+                share=number(100 * each.share, lang), low=number(100 * each.low, lang),
+                high=number(100 * each.high, lang),
+            )
+            for each in of
+            if each.share is not None and each.low is not None and each.high is not None
+        ]  # fmt: skip
+        told += [
+            _say("stale", lang, arm=arm_label(each.arm, lang), stale=each.stale)
+            for each in of
+            if each.stale and each.share is not None
+        ]
+        if told:
+            yield _say("probe", lang, name=name[lang], told="; ".join(told))
 
 
 def _told(values: dict[str, float], texts: dict[str, dict[Language, str]], lang: Language) -> Iterator[str]:
@@ -315,16 +428,19 @@ def _by_questions(count: int, lang: Language) -> str:
 
 
 def _repeat(result: EvaluationResult) -> str:
-    extra = sum(question.held_out for question in result.asked)
+    extra = _held_out(result)
+    measured = result.measurement
+    grade, probe = bool(measured and measured.judge), any(question.probe for question in result.asked)
     modes = "" if result.arms == [Mode.rag, Mode.ft] else ",".join(result.arms)
     if result.origin.kind == "default":
         options = [f"--modes {modes}"] * bool(modes) + [f"--measure {extra}"] * bool(extra)
-        options += ["--lang en"] * (result.lang == "en")
+        options += ["--grade"] * grade + ["--probes"] * probe + ["--lang en"] * (result.lang == "en")
         return " ".join(["asktwice evaluate", *options])
     how = "-H 'Content-Type: application/json' --data-binary @questions.json"
     if result.origin.kind == "table":  # a form may be larger than a body
         how = "-F file=@questions.csv"
     query = {"modes": modes, "measure": extra or "", "lang": "en" if result.lang == "en" else ""}
+    query |= {"grade": "true" if grade else "", "probe": "true" if probe else ""}
     asked = urlencode({name: value for name, value in query.items() if value}, safe=",:")
     url = f"http://127.0.0.1:8000/evaluate{'?' + asked if asked else ''}"
     quoted = f"'{url}'" if "?" in url else url

@@ -18,7 +18,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _NUMBERS = tuple(
     name
     for name in AnswerMetrics.model_fields
-    if name not in ("values", "unsupported", "not_measured", "correct", "abstained", "abstention_right")
+    if name not in ("values", "unsupported", "not_measured", "judge_note", "correct", "abstained", "abstention_right")
 )
 
 
@@ -49,12 +49,12 @@ def side_by_side(result: EvaluationResult) -> bytes:
                 found = answer.answer.sources if answer.answer else []
                 row[f"{arm}_sources"] = "\n".join(f"[{s.n}] {s.title}" for s in found)
         rows.append(row)
-    return _csv(rows)
+    return csv_of(rows)
 
 
 def items_table(result: EvaluationResult) -> bytes:
     """Return items.csv: a row an answer; its first four columns are what ``asktwice verdict`` reads."""
-    return _csv([_item(result, number, question, given) for number, question, given in _items(result)])
+    return csv_of([_item(result, number, question, given) for number, question, given in _items(result)])
 
 
 def item_lines(result: EvaluationResult) -> bytes:
@@ -66,6 +66,7 @@ def item_lines(result: EvaluationResult) -> bytes:
             "row": question.row,
             "held_out": question.held_out,
             "regime": question.regime,
+            "probe": question.probe,
             "question": question.question.model_dump(mode="json"),
             **given.model_dump(mode="json"),
         }
@@ -81,15 +82,17 @@ def _items(result: EvaluationResult) -> Iterator[tuple[int, AskedQuestion, ModeA
 
 def _item(result: EvaluationResult, number: int, question: AskedQuestion, given: ModeAnswer) -> dict[str, Any]:
     metrics = given.metrics or AnswerMetrics()
+    scored = result.measurement.metric if result.measurement else "correct"
     return {
         "item": item_id(number),
         "cluster": cluster_of(question, number),
         "arm": given.arm,
-        "score": None if given.arm in CONTROLS or question.leaked else metrics.correct,
+        "score": None if given.arm in CONTROLS or question.leaked or question.probe else getattr(metrics, scored),
         "correct": metrics.correct,
         "row": question.row,
         "held_out": question.held_out,
         "regime": question.regime,
+        "probe": question.probe,
         "question": question.question.question,
         "reference": question.question.answer,
         "answer": given.answer.answer if given.answer else None,
@@ -98,12 +101,15 @@ def _item(result: EvaluationResult, number: int, question: AskedQuestion, given:
         "abstained": metrics.abstained,
         "abstention_right": metrics.abstention_right,
         **{name: getattr(metrics, name) for name in _NUMBERS},
+        "judge_says": metrics.judge_note.rationale if metrics.judge_note else None,
+        "judge_marked": metrics.judge_note.marked if metrics.judge_note else None,
         "missing": "; ".join(metrics.values.missing) if metrics.values else None,
         "contradicted": "; ".join(metrics.values.contradicted) if metrics.values else None,
     }
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+def csv_of(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Return rows as a CSV for spreadsheets: with a byte order mark, and nothing in it that they would run."""
     import pandas
 
     text = io.StringIO()

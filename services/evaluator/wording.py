@@ -14,6 +14,9 @@ _ARMS: dict[str, dict[Language, str]] = {
     "oracle": {"ru": "Контроль: верный контекст", "en": "Control: the right context"},
     "shuffled": {"ru": "Контроль: чужой контекст", "en": "Control: another context"},
 }
+_MEASURES: dict[str, dict[Language, str]] = {
+    "harmless": {"ru": "ответы без ошибок, отказ не ошибка", "en": "answers that are not wrong, or abstain"},
+}
 _TEXT: dict[str, dict[Language, str]] = {
     "better": {
         "ru": "Вывод: лучше {winner}. Случайностью разницу с остальными не объяснить (риск ошибки не больше"
@@ -22,8 +25,8 @@ _TEXT: dict[str, dict[Language, str]] = {
         " {alpha}%).",
     },
     "trade_off": {
-        "ru": "Вывод: выбор за вами. Точнее {winner}, но {arm} лучше по показателю «{measure}» ({interval}).",
-        "en": 'Verdict: a trade-off. {winner} is more accurate, but {arm} is better in "{measure}" ({interval}).',
+        "ru": "Вывод: выбор за вами. Точнее {winner}, но {arm} лучше по показателю «{measure}» (на {interval} п. п.).",
+        "en": 'Verdict: a trade-off. {winner} is more accurate, but {arm} is better in "{measure}" (by {interval} pp).',
     },
     "equivalent": {
         "ru": "Вывод: {top} одинаково хороши: разница меньше {margin} п. п. (риск ошибки не больше"
@@ -96,7 +99,8 @@ def verdict_lines(verdict: Verdict, language: Language = "ru", label: Callable[[
     if verdict.outcome is Outcome.trade_off:
         for each in verdict.trade_offs:
             interval = _interval(each.contrast, language)
-            yield say("trade_off", winner=verdict.winner, arm=each.arm, measure=each.measure, interval=interval)
+            measure = _MEASURES.get(each.measure, {}).get(language, each.measure)
+            yield say("trade_off", winner=verdict.winner, arm=each.arm, measure=measure, interval=interval)
     else:
         reasons = "; ".join(verdict.reasons)
         yield say(

@@ -18,6 +18,7 @@ WHY: dict[Why, dict[str, str]] = {
     "no_letters": {"ru": "в ответе нет букв", "en": "the answer has no letters"},
     "no_encoder": {"ru": "не задан кодировщик BERTScore", "en": "no encoder of BERTScore was given"},
     "not_found": {"ru": "своего контекста среди найденных нет", "en": "the own context is not among the passages"},
+    "no_judge": {"ru": "судья не оценивал", "en": "no judge graded it"},
     "too_short": {"ru": "ответ слишком короткий", "en": "the answer is too short"},
 }
 """Why something was not measured, as it is shown."""
@@ -47,7 +48,8 @@ def measure(
     reference = reference if reference and words(reference) else None
     passages = [passage for passage in passages or [] if words(passage)]
     found: dict[str, Any] = {"abstained": abstains(answer, question), "words": len(words(answer))}
-    why: dict[str, Why] = {"bertscore": "no_encoder", "gold_place": "not_found" if passages else "no_passages"}
+    why: dict[str, Why] = {"bertscore": "no_encoder", "judge": "no_judge", "judge_note": "no_judge"}
+    why["gold_place"] = "not_found" if passages else "no_passages"
     for name, value, reason in (
         *_against_reference(answer, reference, question),
         *_against_passages(answer, passages, question),
