@@ -1,0 +1,260 @@
+"""A run with a judge that is right, forgiving, broken or not there; people's labels; and the probes. Real HTTP."""
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from typer.testing import CliRunner
+
+from asktwice.cli import cli
+from asktwice.labelling import answer_id
+from contracts.clients import GeneratorClient, RetrieverClient
+from contracts.evaluation import EvaluationResult
+from contracts.generation import Answer, Mode
+from contracts.health import Readiness
+from contracts.retrieval import Passage, SearchRequest, SearchResponse
+from contracts.table import Row, read_table
+from contracts.verdict import Outcome
+from services.evaluator.app import create_app
+from services.evaluator.probes import changed
+from services.evaluator.settings import EvaluatorSettings
+from tests import fake_openai as fake
+from tests.fake_openai import FakeOpenAI, Recorded
+from tests.services.evaluator import fake_judges as judges
+from tests.services.evaluator.fakes import FakeGenerator, client_of, make_answer, retriever_app
+from tests.services.evaluator.test_app import post
+
+ROWS = read_table(Path("data/selected_qa_full.csv")).rows[:60]
+REFERENCES = {row.question: row.answer for row in ROWS}
+Judge = Callable[[Recorded], str]
+
+
+def table(rows: list[Row]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("question", "answer", "context"))
+    writer.writerows((row.question, row.answer, row.context) for row in rows)
+    return text.getvalue().encode()
+
+
+def judging(judge: Judge) -> Judge:
+    """The judge, which also writes analyses."""
+    return lambda request: judge(request) if judges.parts(request) else "Оба хороши.\nИтог: ничья"
+
+
+async def rag_knows(question: str, mode: Mode) -> Answer:
+    return make_answer(question, mode, REFERENCES[question] if mode is Mode.rag else "Ждём вас на курсах!")
+
+
+@pytest.fixture
+def build(generator: FakeGenerator, index: Readiness) -> Callable[[EvaluatorSettings], FastAPI]:
+    """The evaluator around a generator and a retriever that searches the rows' contexts by words."""
+    retriever = retriever_app(index)
+
+    @retriever.post("/search")
+    async def search(body: SearchRequest) -> SearchResponse:
+        words = set(body.query.lower().split())
+        texts = sorted({row.context for row in ROWS}, key=lambda text: -len(words & set(text.lower().split())))
+        own = next((row.context for row in ROWS if row.question == body.query), None)
+        texts = [own, *(text for text in texts if text != own)] if own else texts
+        return SearchResponse(
+            results=[Passage(id=str(n), title="т", text=text, score=1) for n, text in enumerate(texts[: body.top_k])]
+        )
+
+    def make(settings: EvaluatorSettings) -> FastAPI:
+        return create_app(settings, GeneratorClient(client_of(generator.app())), RetrieverClient(client_of(retriever)))
+
+    return make
+
+
+def evaluated(
+    app: FastAPI, settings: EvaluatorSettings, rows: list[Row] = ROWS, **params: Any
+) -> tuple[EvaluationResult, str, Path]:
+    response = post(app, params=params, files={"file": ("свои.csv", table(rows))})
+    assert response.status_code == 200, response.text
+    folder = settings.home / "evaluations" / response.headers["X-Evaluation-Id"]
+    return EvaluationResult.model_validate_json((folder / "results.json").read_bytes()), response.text, folder
+
+
+def with_judge(settings: EvaluatorSettings, url: str, **changes: Any) -> EvaluatorSettings:
+    told = {"openai_api_key": "sk-test", "openai_base_url": url, "judge_timeout_s": 5.0, "judge_examined": 12}
+    return EvaluatorSettings(**settings.model_dump(exclude={"openai_api_key", "openai_base_url"}) | told | changes)
+
+
+def test_a_judge_that_passes_grades_and_its_grades_make_the_verdict(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    generator.answering = rag_knows
+    with FakeOpenAI(fake.answering(judging(judges.right))) as server:
+        told = with_judge(settings, server.url)
+        result, text, folder = evaluated(build(told), told, grade=True)
+        prompts = [request.prompt for request in server.requests]
+    found = result.measurement
+    assert found
+    assert found.judge
+    assert found.judge.passed, found.judge.reason
+    assert (found.metric, found.judge.graded, found.judge.left_out) == ("judge", 120, {})
+    assert found.verdict
+    assert (found.verdict.outcome, found.verdict.winner) == (Outcome.better, "rag")
+    assert found.verdict.settings.bias_allowance == 0.05
+    assert "Судья gpt-4o-mini-2024-07-18: прошёл проверку" in text
+    assert "Чтобы вывод изменился, судья должен быть мягче к RAG на " in text
+    assert not any("rag" in prompt or "Fine-tuning" in prompt for prompt in prompts if "REFERENCE>>>" in prompt)
+    items = list(csv.DictReader(io.StringIO((folder / "items.csv").read_text(encoding="utf-8-sig"))))
+    assert all(row["score"] == row["judge"] != "" for row in items)
+    tone = {each.criterion: each for each in found.judge.preferences}
+    assert tone["tone"].ties == 60
+    assert found.judge.calls == len([prompt for prompt in prompts if "REFERENCE>>>" in prompt or "FIRST>>>" in prompt])
+
+
+def test_a_judge_that_fails_its_examination_is_told_and_not_used(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    generator.answering = rag_knows
+    with FakeOpenAI(fake.answering(judging(judges.forgiving))) as server:
+        told = with_judge(settings, server.url)
+        result, text, _ = evaluated(build(told), told, grade=True)
+    found = result.measurement
+    assert found
+    assert found.judge
+    assert (found.metric, found.judge.passed, found.judge.graded) == ("correct", False, 0)
+    assert "не прошёл проверку, и его оценки в выводе не учтены: подменённый факт замечен" in text
+    assert found.verdict
+    assert found.verdict.settings.bias_allowance == 0
+    assert "judge" not in found.arms[0].means
+
+
+def test_a_judge_that_breaks_costs_the_run_nothing_but_its_grades(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    generator.answering = rag_knows
+    with FakeOpenAI(fake.refuse_key()) as server:
+        told = with_judge(settings, server.url)
+        result, text, _ = evaluated(build(told), told, grade=True)
+    found = result.measurement
+    assert found
+    assert found.judge
+    assert (found.metric, found.judge.passed) == ("correct", False)
+    assert "не измерено" in text
+    assert found.verdict
+    assert found.verdict.winner == "rag"
+
+
+def test_grades_without_a_key_or_a_reference_are_refused_before_anything_is_asked(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    response = post(build(settings), params={"grade": True})
+    assert (response.status_code, response.json()["detail"][:28]) == (422, "grade: no judge can be asked")
+    response = post(build(with_judge(settings, "http://127.0.0.1:9/v1")), params={"grade": True})
+    assert response.status_code == 422
+    assert "no question has a reference" in response.json()["detail"]
+    assert generator.requests == []
+
+
+def test_people_grade_blind_and_their_labels_correct_the_verdict(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings, tmp_path: Path
+) -> None:
+    generator.answering = rag_knows
+    result, _, _ = evaluated(build(settings), settings)
+    sheet, home = tmp_path / "labels.csv", ["--home", str(settings.home)]
+    cli_runner = CliRunner()
+    written = cli_runner.invoke(cli, ["labels", result.id, "--out", str(sheet), *home])
+    assert written.exit_code == 0, written.output
+    assert "100 answers" in written.output
+    rows = list(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8-sig"))))
+    assert set(rows[0]) == {"answer_id", "question", "reference", "context", "answer", "label"}
+    again = cli_runner.invoke(cli, ["labels", result.id, "--out", str(sheet), *home])
+    assert again.exit_code != 0  # it may hold labels by now
+    empty = cli_runner.invoke(cli, ["labels", result.id, "--labels", str(sheet), *home])
+    assert empty.exit_code != 0
+    rag = {answer_id(result, f"q{n}", "rag") for n in range(1, 61)}
+    for row in rows:
+        row["label"] = "1" if row["answer_id"] in rag else "0"
+    with sheet.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    told = cli_runner.invoke(cli, ["labels", result.id, "--labels", str(sheet), *home])
+    assert told.exit_code == 0, told.output
+    assert re.search(r"Меток: 100, .*согласие \d", told.output)
+    assert "Вывод: лучше RAG." in told.output
+
+
+async def from_passages(generator: FakeGenerator, question: str, mode: Mode) -> Answer:
+    """Retrieval repeats the first passage that it is given, or says that it does not know; the tuned model knows the
+    rows as they were."""
+    body, _ = generator.requests[-1]
+    if mode is Mode.rag:
+        own = next((row for row in ROWS if row.question == question), None)
+        if body.passages and own:
+            turned = changed(own)
+            given = [text for text in body.passages if turned and text == turned.of(own.context) != own.context]
+            return make_answer(question, mode, turned.answer if turned and given else "Не знаю.")
+        return make_answer(question, mode, REFERENCES.get(question, "К сожалению, я не знаю."))
+    return make_answer(question, mode, REFERENCES.get(question, "Это стоит 500 рублей."))
+
+
+def test_probes_say_who_follows_a_changed_fact_and_who_owns_not_to_know(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    generator.answering = lambda question, mode: from_passages(generator, question, mode)
+    result, text, folder = evaluated(build(settings), settings, probe=True)
+    found = result.measurement
+    assert found
+    probes = {(each.probe, each.arm): each for each in found.probes}
+    rag, tuned = probes["changed", "rag"], probes["changed", "ft"]
+    assert rag.asked == tuned.asked == tuned.stale
+    assert rag.asked >= 10
+    assert rag.right / rag.answered > 0.8
+    assert (tuned.right, rag.stale) == (0, 0)
+    assert probes["unknown", "rag"].share == 1.0
+    assert probes["unknown", "ft"].right == 0
+    assert ("distractors", "ft") not in probes
+    assert ("general", "rag") not in probes
+    assert probes["distractors", "rag"].asked == 40
+    assert "Проба «факт изменён после обучения, верно по-новому»" in text
+    assert f"прежний факт назвал Fine-tuning: {tuned.stale}" in text
+    assert found.questions == 60
+    assert all(mean.items <= 60 for mean in found.verdict.arms) if found.verdict else False
+    items = list(csv.DictReader(io.StringIO((folder / "items.csv").read_text(encoding="utf-8-sig"))))
+    assert all(not row["score"] for row in items if row["probe"])
+    assert "probe=true" in text
+
+
+def test_probes_that_need_a_retriever_which_is_gone_are_refused(
+    generator: FakeGenerator, index: Readiness, settings: EvaluatorSettings
+) -> None:
+    def gone(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("gone", request=request)
+
+    retriever = httpx.AsyncClient(transport=httpx.MockTransport(gone), base_url="http://retriever")
+    app = create_app(settings, GeneratorClient(client_of(generator.app())), RetrieverClient(retriever))
+    response = post(app, params={"probe": True}, files={"file": ("q.csv", table(ROWS))})
+    assert response.status_code == 503
+    assert generator.requests == []
+
+
+def test_an_arm_that_is_right_more_often_and_misleads_more_often_is_a_trade_off(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    places = {row.question: n for n, row in enumerate(ROWS)}
+
+    async def bold(question: str, mode: Mode) -> Answer:
+        if mode is Mode.rag:
+            known = places[question] % 2 == 0
+            return make_answer(question, mode, REFERENCES[question] if known else "Это будет 7 777 777 рублей.")
+        return make_answer(question, mode, "К сожалению, я этого не знаю.")
+
+    generator.answering = bold
+    result, text, _ = evaluated(build(settings), settings)
+    assert result.measurement
+    assert result.measurement.verdict
+    assert result.measurement.verdict.outcome is Outcome.trade_off, text
+    assert "Точнее RAG, но Fine-tuning лучше по показателю «ответы без ошибок, отказ не ошибка»" in text
+    assert "- но Fine-tuning реже вводит в заблуждение: на " in text
