@@ -307,25 +307,47 @@ def _origin(result: EvaluationResult, count: int) -> str:
     return line
 
 
-def _measurement(measured: Measurement, result: EvaluationResult) -> Iterator[str]:
-    lang = result.lang
-    extra = _held_out(result)
+def notes(result: EvaluationResult) -> Iterator[str]:
+    """Yield what a verdict rests on: which questions, whether they leaked, what failed, what became of the judge."""
+    measured, lang = result.measurement, result.lang
+    if measured is None:
+        return
+    yield _measured_on(measured, result)
+    yield from _leakage(measured, lang)
+    for arm in measured.arms:
+        if arm.failed:
+            told = _say("answered", lang, answered=arm.answered, failed=arm.failed)
+            yield _say("arm", lang, name=arm_label(arm.arm, lang), parts=told)
+    if measured.judge:
+        yield from _judge(measured.judge, lang)
+
+
+def _measured_on(measured: Measurement, result: EvaluationResult) -> str:
+    lang, extra = result.lang, _held_out(result)
     file = _say("held out", lang, file=one_line(measured.file or ""), number=extra) if extra else ""
     regimes = ", ".join(f"{REGIMES[regime][lang]}: {count}" for regime, count in measured.regimes.items())
-    yield _say("measured on", lang, count=measured.questions, file=file, regimes=regimes)
+    return _say("measured on", lang, count=measured.questions, file=file, regimes=regimes)
+
+
+def _leakage(measured: Measurement, lang: Language) -> Iterator[str]:
     leakage = measured.leakage
     if leakage.reason and not leakage.invalid:  # else the verdict says so
         yield _say("leak", lang, reason=one_line(leakage.reason))
     elif not leakage.invalid:
         yield _say("no leak", lang, found=len(leakage.rows))
+
+
+def _measurement(measured: Measurement, result: EvaluationResult) -> Iterator[str]:
+    lang = result.lang
+    yield _measured_on(measured, result)
+    yield from _leakage(measured, lang)
     for arm in measured.arms:
         parts = [
             _say("answered", lang, answered=arm.answered, failed=arm.failed),
             *_told(arm.means, _METRICS, lang),
             *_told(arm.retrieval, _RETRIEVAL, lang),
         ]
-        if parts:
-            yield _say("arm", lang, name=arm_label(arm.arm, lang), parts=", ".join(parts))
+        yield _say("arm", lang, name=arm_label(arm.arm, lang), parts=", ".join(parts))
     if measured.judge:
         yield from _judge(measured.judge, lang)
     if measured.verdict is None:

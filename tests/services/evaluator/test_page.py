@@ -29,8 +29,10 @@ fire(only, "");
 fire(document.querySelector("input[type=search]"), "телевизор");
 said.found = document.querySelectorAll("tr.q").length;
 document.querySelector("tr.q").click();
-said.cards = [...document.querySelectorAll(".card b")].map((b) => b.textContent);
+said.cards = [...document.querySelectorAll(".cards .card b")].map((b) => b.textContent);
 said.title = document.querySelector("h1").textContent;
+said.notes = document.querySelectorAll("main > p").length;
+said.advice = document.querySelector("#advice")?.textContent ?? "";
 said.plots = document.querySelectorAll("svg").length;
 document.body.append(Object.assign(document.createElement("i"), { id: "said", textContent: JSON.stringify(said) }));
 }
@@ -65,6 +67,8 @@ def test_a_manager_sees_the_verdict_filters_questions_and_reads_answers_side_by_
     assert (seen["rows"], seen["differ"], seen["found"]) == (60, sum(len(g) > 1 for g in grades), 6)
     assert seen["cards"] == ["Эталон", "RAG", "Fine-tuning", "Без обучения и поиска"]
     assert seen["plots"] == 5
+    assert seen["notes"] > 2
+    assert seen["advice"].startswith("Совет: ")
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here: install it to look at the report for real")
