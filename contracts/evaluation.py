@@ -125,6 +125,8 @@ class EvaluationResult(BaseModel):
     asked: list[AskedQuestion]
     arms: list[str] = ["rag", "ft"]
     lang: Literal["ru", "en"] = "ru"
+    wanted: int = 0
+    """Held-out rows that were asked for; there may be fewer."""
     measurement: Measurement | None = None
     """None where no question has a reference."""
     analysis: Analysis

@@ -221,9 +221,11 @@ class _Advisor:
                 allowed = told.max_latency_ms is None or p95 <= told.max_latency_ms
                 most = p95 * 0.999 if allowed else p95
                 yield but("faster" if allowed else "slower", f"{p95:.0f}", max_latency_ms=most)
-            if (mean := arm.means.get(self._metric)) is not None:
-                shown = number(100 * mean, self._lang)
-                enough = mean >= told.least_right
+        means = [arm.means[self._metric] for arm in self._arms.values() if self._metric in arm.means]
+        for mean in sorted(means) if means and max(means) >= told.least_right else [max(means, default=0.0)]:
+            shown = number(100 * mean, self._lang)
+            enough = mean >= told.least_right
+            if means and (enough or mean == max(means)):
                 yield but("more" if enough else "less", shown, least_right=min(1.0, mean + 1e-9) if enough else mean)
         volume = self._measurement.break_even
         if volume and (told.questions_per_month is None or told.questions_per_month <= volume):

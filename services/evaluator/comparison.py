@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from contracts.clients import GeneratorClient, RetrieverClient
 from contracts.errors import (
     AdapterMissing,
@@ -24,7 +26,7 @@ from contracts.evaluation import (
     EvaluationResult,
     ModeAnswer,
 )
-from contracts.generation import MAX_PASSAGE, AdapterList, Answer, AskRequest, GeneratorInfo, Mode
+from contracts.generation import MAX_PASSAGE, AdapterInfo, AdapterList, Answer, AskRequest, GeneratorInfo, Mode
 from contracts.measurement import Measurement
 from contracts.retrieval import IndexInfo
 from contracts.verdict import VerdictSettings
@@ -51,13 +53,19 @@ Keep = Callable[[int, ModeAnswer], Awaitable[None]]
 
 log = logging.getLogger("asktwice")
 
-_REASONS: dict[type[AskTwiceError], str] = {
-    AdapterMissing: "нет дообученного адаптера",
-    IndexEmpty: "индекс пуст",
-    Overloaded: "очередь генератора переполнена",
-    Unavailable: "сервис недоступен",
-    DeadlineExceeded: "ответ не готов вовремя",
-    InternalError: "внутренняя ошибка генератора",
+_REASONS: dict[type[AskTwiceError], dict[Language, str]] = {
+    AdapterMissing: {"ru": "нет дообученного адаптера", "en": "there is no fine-tuned adapter"},
+    IndexEmpty: {"ru": "индекс пуст", "en": "the index is empty"},
+    Overloaded: {"ru": "очередь генератора переполнена", "en": "the generator's queue is full"},
+    Unavailable: {"ru": "сервис недоступен", "en": "the service is not there"},
+    DeadlineExceeded: {"ru": "ответ не готов вовремя", "en": "no answer in time"},
+    InternalError: {"ru": "внутренняя ошибка генератора", "en": "an error inside the generator"},
+}
+_FAILED: dict[str, dict[Language, str]] = {
+    "no context": {"ru": "у вопроса нет контекста", "en": "the question has no context"},
+    "long context": {"ru": "контекст длиннее {most} знаков", "en": "the context is longer than {most} characters"},
+    "deadline": {"ru": "нет ответа за {seconds} с", "en": "no answer within {seconds} s"},
+    "inside": {"ru": "внутренняя ошибка ({kind})", "en": "an error inside ({kind})"},
 }
 
 
@@ -97,6 +105,7 @@ class Comparison:
             asked=plan.asked,
             arms=[arm.name for arm in plan.arms],
             lang=plan.lang,
+            wanted=plan.wanted,
             analysis=Analysis(model=self._judge.model),
             seconds=0.0,
         )
@@ -124,6 +133,8 @@ class Comparison:
                 "grade: no judge can be asked. Set OPENAI_API_KEY, and OPENAI_BASE_URL for another server."
             )
         served = await _told(self._generator.adapters()) if any(arm.mode.tuned for arm in arms) else None
+        if isinstance(served, AdapterList):
+            _check_adapters(arms, served.adapters)
         plan = await asyncio.to_thread(
             make_plan,
             questions,
@@ -139,9 +150,16 @@ class Comparison:
         )
         if grade and not has_references(plan):
             raise InvalidInput("grade: no question has a reference answer. Send a CSV with answers, or --measure rows.")
+        plan.served = await self._served()
         if probe:
             await add_probes(plan, self._retriever)
         return plan
+
+    async def _served(self) -> dict[str, Any]:
+        """Return what the services say of themselves; nothing of one that does not."""
+        told = await asyncio.gather(_told(self._generator.info()), _told(self._retriever.info()))
+        names = ("generator", "index")
+        return {name: each.model_dump() for name, each in zip(names, told, strict=True) if isinstance(each, BaseModel)}
 
     def _measure(self, plan: Plan, leakage: Leakage, judged: Judged | None) -> Measurement | None:
         encoder = self._settings.bertscore
@@ -173,7 +191,8 @@ class Comparison:
             if (index, arm.name) not in there
         ]
         pending = iter(left)
-        asking = _Asking(self._generator, self._settings.question_deadline_s, _adapters_of(asked))
+        adapters = _adapters_of(asked)
+        asking = _Asking(self._generator, self._settings.question_deadline_s, adapters, plan.lang)
 
         async def work(place: int) -> None:
             await asyncio.sleep(place * STAGGER_S)
@@ -226,7 +245,8 @@ class Comparison:
 class _Asking:
     """Asks single questions for one evaluation; the adapter that answers first answers the rest, too."""
 
-    def __init__(self, generator: GeneratorClient, deadline_s: float, adapters: dict[str, str]):
+    def __init__(self, generator: GeneratorClient, deadline_s: float, adapters: dict[str, str], lang: Language = "ru"):
+        self._lang: Language = lang
         self._generator = generator
         self._deadline_s = deadline_s
         self._adapters = adapters
@@ -239,20 +259,20 @@ class _Asking:
         """
         answer, error = None, None
         if passages is not None and not passages:
-            return ModeAnswer(mode=arm.mode, arm=arm.name, error="у вопроса нет контекста")
+            return ModeAnswer(mode=arm.mode, arm=arm.name, error=_FAILED["no context"][self._lang])
         if any(len(passage) > MAX_PASSAGE for passage in passages or ()):
-            error = f"контекст длиннее {MAX_PASSAGE} знаков"
+            error = _FAILED["long context"][self._lang].format(most=MAX_PASSAGE)
             return ModeAnswer(mode=arm.mode, arm=arm.name, error=error)
         try:
             async with asyncio.timeout(self._deadline_s):
                 answer = await self._ask_patiently(question, arm, passages)
         except TimeoutError:
-            error = f"нет ответа за {self._deadline_s:g} с"
+            error = _FAILED["deadline"][self._lang].format(seconds=f"{self._deadline_s:g}")
         except AskTwiceError as refused:
-            error = _reason(refused)
+            error = _reason(refused, self._lang)
         except Exception as failed:
             log.exception("a question failed")
-            error = f"внутренняя ошибка ({type(failed).__name__})"
+            error = _FAILED["inside"][self._lang].format(kind=type(failed).__name__)
         if answer is not None and is_blank(answer.answer):
             answer, error = None, EMPTY
         if answer is not None and answer.adapter:
@@ -274,14 +294,35 @@ class _Asking:
                     raise
 
 
+def _check_adapters(arms: Sequence[Arm], served: Sequence[AdapterInfo]) -> None:
+    """Refuse an adapter that cannot answer before anything is asked of it.
+
+    Raises:
+        InvalidInput: it is not there, was refused by the generator, or is none for this mode.
+    """
+    known = {info.id: info for info in served}
+    for arm in arms:
+        if not arm.adapter:
+            continue
+        info = known.get(arm.adapter)
+        if info is None:
+            there = ", ".join(known) or "there are none"
+            raise InvalidInput(f"modes: the generator has no adapter {arm.adapter}. It has: {there[:500]}.")
+        if info.state == "refused":
+            raise InvalidInput(f"modes: the generator refuses {arm.adapter}: {info.reason or 'see GET /adapters'}.")
+        if arm.mode not in info.modes:
+            modes = ", ".join(info.modes)
+            raise InvalidInput(f"modes: {arm.adapter} is no adapter for {arm.mode.value}; it answers in {modes}.")
+
+
 def _adapters_of(asked: Sequence[AskedQuestion]) -> dict[str, str]:
     """Return the adapters that answered already, by arm: the rest is theirs, too."""
     given = [each for question in asked for each in question.answers]
     return {each.arm: each.answer.adapter for each in given if each.answer and each.answer.adapter}
 
 
-def _reason(error: AskTwiceError) -> str:
-    known = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), None)
+def _reason(error: AskTwiceError, lang: Language) -> str:
+    known = next((texts[lang] for kind, texts in _REASONS.items() if isinstance(error, kind)), None)
     return f"{known} ({error.detail})" if known else error.detail
 
 

@@ -42,6 +42,7 @@ class Jobs:
         self._store = store
         self._runs: dict[str, Run] = {}
         self._closing = False
+        self._starting = 0
 
     async def start(self, plan: Plan) -> Run:
         """Begin an evaluation; it goes on by itself.
@@ -50,14 +51,26 @@ class Jobs:
             Overloaded: too many evaluations run.
             Unavailable: the server is stopping.
         """
-        if self._closing:
-            raise Unavailable("The server is stopping; ask the one that takes its place.", retry_after=5)
-        if len(self._runs) >= MAX_RUNNING:
+        self._open()
+        if len(self._runs) + self._starting >= MAX_RUNNING:
             raise Overloaded(f"{MAX_RUNNING} evaluations run already. Try again when one has ended.", retry_after=10)
-        job = self._store.create(plan)
+        self._starting += 1
+        try:
+            job = await asyncio.to_thread(self._store.create, plan)
+        finally:
+            self._starting -= 1
         run = self._runs[job.id] = Run(job)
+        try:
+            self._open()
+        except Unavailable:
+            self._settle(run, ended(job, "interrupted"))
+            raise
         run.task = asyncio.create_task(self._run(run, plan), name=job.id)
         return run
+
+    def _open(self) -> None:
+        if self._closing:
+            raise Unavailable("The server is stopping; ask the one that takes its place.", retry_after=5)
 
     async def resume(self, ready: Callable[[], Awaitable[None]]) -> None:
         """Go on with the evaluations that ended with their process; what was answered is not asked again.

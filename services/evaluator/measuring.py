@@ -257,10 +257,22 @@ def _verdict(plan: Plan, leaked: Collection[int], found: Measurement) -> tuple[V
     settings = plan.verdict
     if found.metric == "judge":
         settings = settings.model_copy(update={"bias_allowance": ALLOWANCE})
-    harmless = scored_items(plan.asked, leaked, lambda metrics: _harmless(metrics, score))
-    named = {each.arm for each in compared}
-    secondary = {"harmless": [item for item in harmless if item.arm in named]}
-    return decide(compared, settings, secondary=secondary, invalid=invalid), why
+    return decide(compared, settings, secondary=_secondary(plan, leaked, score, compared), invalid=invalid), why
+
+
+def _secondary(
+    plan: Plan, leaked: Collection[int], score: Score, compared: Sequence[ScoredItem]
+) -> dict[str, list[ScoredItem]]:
+    """Return what else an arm can be better in. One that is hardly ever right is no choice, however harmless."""
+    of: dict[str, list[float]] = {}
+    for each in compared:
+        if each.score is not None:
+            of.setdefault(each.arm, []).append(each.score)
+    able = {arm for arm, scores in of.items() if fmean(scores) > plan.verdict.margin}
+    if len(able) < 2:
+        return {}
+    items = scored_items(plan.asked, leaked, lambda metrics: _harmless(metrics, score))
+    return {"harmless": [item for item in items if item.arm in able]}
 
 
 def _harmless(metrics: AnswerMetrics, score: Score) -> float | None:

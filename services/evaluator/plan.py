@@ -10,13 +10,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from contracts.artifacts import AdapterManifest, Home, published
 from contracts.dataset import read_dataset
 from contracts.errors import AskTwiceError, InvalidInput
 from contracts.evaluation import AskedQuestion, EvaluationQuestion, QuestionsOrigin
-from contracts.generation import AdapterInfo
+from contracts.generation import AdapterInfo, AskRequest
 from contracts.groups import normalized
 from contracts.table import Row
 from contracts.verdict import VerdictSettings
@@ -48,6 +52,10 @@ class Plan:
     """Whether a judge grades the answers."""
     probe: bool = False
     """Whether the probes are asked, too."""
+    served: dict[str, Any] = field(default_factory=dict)
+    """What generator and index say of themselves, as far as they did."""
+    upload: Annotated[bytes, Field(exclude=True)] = b""
+    """The table that the questions came in, as it came: a repeated run must know it again as what was trained on."""
     wanted: int = 0
     """Rows of the data file that were asked for to measure on; there may be fewer."""
 
@@ -71,6 +79,9 @@ class Plan:
             "arms": [arm.name for arm in self.arms],
             "adapters": {arm.name: arm.adapter for arm in self.arms if arm.adapter},
             "greedy": True,
+            "top_k": AskRequest.model_fields["top_k"].default,
+            "served": self.served,
+            "asktwice": version("asktwice"),
             "lang": self.lang,
             "origin": self.origin.model_dump(mode="json"),
             "shown": sum(not each.held_out for each in self.asked),
@@ -143,6 +154,7 @@ def make_plan(
         grade=grade,
         probe=probe,
         wanted=measure,
+        upload=questions.upload,
     )
     if any(arm.given for arm in arms) and not any((each.question.context or "").strip() for each in asked):
         raise InvalidInput("modes: oracle and shuffled need questions with a context: a CSV with that column.")

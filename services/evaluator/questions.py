@@ -22,12 +22,14 @@ Readings = dict[str, Table]
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """``readings`` are those of the file as a training would read it; ``rows`` tells each item's number in it."""
+    """``upload`` is the file that they came in, ``readings`` are those of it as a training would read it, ``rows``
+    tells each item's number in it."""
 
     items: list[EvaluationQuestion]
     origin: QuestionsOrigin
     numbers: tuple[int, ...] = ()
     readings: Readings = field(default_factory=dict)
+    upload: bytes = b""
 
     @property
     def rows(self) -> Sequence[int | None]:
@@ -116,7 +118,7 @@ def from_csv(content: bytes, name: str) -> Questions:
         duplicates=table.duplicates,
         errors=table.errors,
     )
-    return Questions(items, origin, tuple(row.number for row in table.rows), _readings(content, name))
+    return Questions(items, origin, tuple(row.number for row in table.rows), _readings(content, name), content)
 
 
 def _readings(content: bytes, name: str) -> Readings:

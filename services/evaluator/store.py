@@ -55,8 +55,8 @@ class EvaluationStore:
     def create(self, plan: Plan) -> Job:
         """Make a new evaluation that runs, with nothing answered yet.
 
-        Its questions are kept as they can be sent again: as a table where they came as one, else as a JSON body, no
-        longer than the one that they came in.
+        Its questions are kept as they can be sent again: as the table that they came in, else as a JSON body, no longer
+        than the one that they came in.
         """
         id = f"ev_{datetime.now(UTC):%Y%m%dT%H%M%SZ}_{secrets.token_hex(4)}"
         folder = self._folder / id
@@ -64,7 +64,7 @@ class EvaluationStore:
         self._locks[id] = os.open(folder / ANSWERS, os.O_CREAT | os.O_WRONLY, 0o644)
         fcntl.flock(self._locks[id], fcntl.LOCK_EX)
         if plan.origin.kind == "table":
-            write_atomically(folder / QUESTIONS_TABLE, _questions_table(plan.shown))
+            write_atomically(folder / QUESTIONS_TABLE, plan.upload or _questions_table(plan.shown))
         else:
             write_atomically(folder / QUESTIONS, _questions_body(plan.shown))
         write_json_atomically(folder / MANIFEST, {"id": id, **plan.frozen()})

@@ -94,6 +94,12 @@ _TEXT: dict[str, dict[Language, str]] = {
         "ru": " (из {file}, сверх показанных выше: {number})",
         "en": " (of {file}, beside those shown above: {number})",
     },
+    "none held out": {
+        "ru": "Отложенных строк нет (просили {wanted}): обучение не отложило ни одной (test_fraction рецепта), или все"
+        " они уже заданы",
+        "en": "There are no held-out rows ({wanted} were asked for): the training held none out (test_fraction of the"
+        " recipe), or all of them are asked already",
+    },
     "no leak": {
         "ru": "Утечка из обучения и индекса: найдено и исключено из вывода вопросов: {found}",
         "en": "Leakage from training and index: {found} questions found and left out of the verdict",
@@ -208,6 +214,8 @@ def measured_lines(result: EvaluationResult) -> Iterator[str]:
     yield _origin(result, len(shown))
     if result.analysis.text:
         yield _say("opinion", lang, judge=one_line(result.analysis.model))
+    if result.wanted and not _held_out(result):
+        yield _say("none held out", lang, wanted=result.wanted)
     if result.measurement:
         yield from _measurement(result.measurement, result)
     else:

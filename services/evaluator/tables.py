@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from services.evaluator.report import shown_answer
 from services.evaluator.summary import answer_of
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_INNER = re.compile(r'([;\t\r\n]["\s]*)([=+\-@＝＋－＠])')
 _NUMBERS = tuple(
     name
     for name in AnswerMetrics.model_fields
@@ -119,5 +121,8 @@ def csv_of(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def _safe_cell(cell: object) -> object:
-    """A spreadsheet runs cells that begin like a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    """A spreadsheet runs cells that begin like a formula; one that splits at semicolons begins cells inside of ours."""
+    if not isinstance(cell, str):
+        return cell
+    cell = _INNER.sub(r"\1'\2", cell)
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell

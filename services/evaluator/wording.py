@@ -25,8 +25,8 @@ _TEXT: dict[str, dict[Language, str]] = {
         " {alpha}%).",
     },
     "trade_off": {
-        "ru": "Вывод: выбор за вами. Точнее {winner}, но {arm} лучше по показателю «{measure}» (на {interval} п. п.).",
-        "en": 'Verdict: a trade-off. {winner} is more accurate, but {arm} is better in "{measure}" (by {interval} pp).',
+        "ru": "Вывод: выбор за вами. Точнее {winner}, но {arm} лучше по показателю «{measure}» ({interval} п. п.).",
+        "en": 'Verdict: a trade-off. {winner} is more accurate, but {arm} is better in "{measure}" ({interval} pp).',
     },
     "equivalent": {
         "ru": "Вывод: {top} одинаково хороши: разница меньше {margin} п. п. (риск ошибки не больше"

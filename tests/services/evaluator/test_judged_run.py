@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +25,11 @@ from contracts.verdict import Outcome
 from services.evaluator.app import create_app
 from services.evaluator.probes import changed
 from services.evaluator.settings import EvaluatorSettings
+from services.evaluator.tables import csv_of
 from tests import fake_openai as fake
 from tests.fake_openai import FakeOpenAI, Recorded
 from tests.services.evaluator import fake_judges as judges
-from tests.services.evaluator.fakes import FakeGenerator, client_of, make_answer, retriever_app
+from tests.services.evaluator.fakes import ADAPTER, FakeGenerator, client_of, make_adapter, make_answer, retriever_app
 from tests.services.evaluator.test_app import post
 
 ROWS = read_table(Path("data/selected_qa_full.csv")).rows[:60]
@@ -247,9 +249,10 @@ def test_an_arm_that_is_right_more_often_and_misleads_more_often_is_a_trade_off(
 
     async def bold(question: str, mode: Mode) -> Answer:
         if mode is Mode.rag:
-            known = places[question] % 2 == 0
+            known = places[question] % 5 < 3
             return make_answer(question, mode, REFERENCES[question] if known else "Это будет 7 777 777 рублей.")
-        return make_answer(question, mode, "К сожалению, я этого не знаю.")
+        known = places[question] % 5 == 0
+        return make_answer(question, mode, REFERENCES[question] if known else "К сожалению, я этого не знаю.")
 
     generator.answering = bold
     result, text, _ = evaluated(build(settings), settings)
@@ -258,3 +261,48 @@ def test_an_arm_that_is_right_more_often_and_misleads_more_often_is_a_trade_off(
     assert result.measurement.verdict.outcome is Outcome.trade_off, text
     assert "Точнее RAG, но Fine-tuning лучше по показателю «ответы без ошибок, отказ не ошибка»" in text
     assert "- но Fine-tuning реже вводит в заблуждение: на " in text
+
+
+def test_an_arm_that_never_answers_is_no_trade_off_and_the_winner_can_be_served(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    places = {row.question: n for n, row in enumerate(ROWS)}
+
+    async def answering(question: str, mode: Mode) -> Answer:
+        if mode is Mode.rag:
+            known = places[question] % 2 == 0
+            return make_answer(question, mode, REFERENCES[question] if known else "Это будет 7 777 777 рублей.")
+        return make_answer(question, mode, "К сожалению, я этого не знаю.")
+
+    generator.answering = answering
+    result, _, _ = evaluated(build(settings), settings)
+    assert result.measurement
+    assert result.measurement.verdict
+    assert (result.measurement.verdict.outcome, result.measurement.verdict.winner) == (Outcome.better, "rag")
+
+
+def test_what_cannot_be_measured_or_asked_is_told_before_or_in_the_result(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    generator.answering = rag_knows
+    generator.adapters = [make_adapter(ADAPTER, "qa.csv")]
+    response = post(build(settings), params={"modes": "rag,ft:qa.ffffffffffff"}, files={"file": ("q.csv", table(ROWS))})
+    assert response.status_code == 422
+    assert ADAPTER in response.json()["detail"]
+    assert generator.requests == []
+    long = Row(1, {"question": "Что в договоре?", "answer": "100 рублей.", "context": "слово " * 20_000})
+    result, text, folder = evaluated(build(settings), settings, rows=[long, *ROWS[:2]], modes="rag,oracle", lang="en")
+    told = {given.arm: given.error for given in result.asked[0].answers}
+    assert told["oracle"] == "the context is longer than 100000 characters"
+    assert (folder / "questions.csv").read_bytes() == table([long, *ROWS[:2]])
+    frozen = json.loads((folder / "manifest.json").read_bytes())
+    assert frozen["served"]["index"]["passages"] == 50
+    assert frozen["asktwice"]
+    assert "Control: the right context" in text
+
+
+def test_cells_are_safe_where_a_spreadsheet_splits_at_semicolons() -> None:
+    told = csv_of([{"answer": "Цена 5;=HYPERLINK(1)", "more": "Список:\n-1+cmd|' /C calc'!A0", "plain": "a - b; c"}])
+    assert b";'=HYPERLINK" in told
+    assert b"\n'-1+cmd" in told
+    assert b"a - b; c" in told
