@@ -116,6 +116,8 @@ class EvaluationResult(BaseModel):
     adapter: str | None
     profile: str | None = None
     device: str | None = None
+    memory_bytes: int | None = None
+    """The most that the generator has held since its start, all arms together."""
     data_file: str
     store: str | None = None
     embedding: str | None

@@ -115,6 +115,8 @@ class GeneratorInfo(BaseModel):
     quantization: Literal["nf4", "none"]
     profile: str
     device: str
+    memory_bytes: int | None = None
+    """The most that it has held: reserved on the GPU, else resident in its process, which may hold more than it."""
 
 
 class AdapterList(BaseModel):

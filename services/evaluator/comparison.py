@@ -159,7 +159,11 @@ class Comparison:
         """Return what the services say of themselves; nothing of one that does not."""
         told = await asyncio.gather(_told(self._generator.info()), _told(self._retriever.info()))
         names = ("generator", "index")
-        return {name: each.model_dump() for name, each in zip(names, told, strict=True) if isinstance(each, BaseModel)}
+        return {
+            name: each.model_dump(exclude={"memory_bytes"})
+            for name, each in zip(names, told, strict=True)
+            if isinstance(each, BaseModel)
+        }
 
     def _measure(self, plan: Plan, leakage: Leakage, judged: Judged | None) -> Measurement | None:
         encoder = self._settings.bertscore
@@ -237,6 +241,7 @@ class Comparison:
             "data_file": _trained_on(adapters, known) or self._settings.data.name,
             "profile": generator.profile if generator else None,
             "device": generator.device if generator else None,
+            "memory_bytes": generator.memory_bytes if generator else None,
             "store": index.store if isinstance(index, IndexInfo) else None,
             "embedding": index.embedding if isinstance(index, IndexInfo) else None,
         }

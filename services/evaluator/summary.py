@@ -181,6 +181,10 @@ _TEXT: dict[str, dict[Language, str]] = {
         "ru": "Дообучение окупается относительно RAG через {number} вопросов",
         "en": "Fine-tuning has paid for itself beside RAG after {number} questions",
     },
+    "memory": {
+        "ru": "Память генератора, наибольшая от его запуска: {size} МиБ",
+        "en": "Memory of the generator, the most since its start: {size} MiB",
+    },
     "run": {"ru": "Весь запуск: {seconds} с", "en": "The whole run: {seconds} s"},
     "begun": {"ru": "Начало: {time} UTC", "en": "Begun: {time} UTC"},
     "id": {"ru": "Номер запуска: {id}", "en": "Run: {id}"},
@@ -239,6 +243,8 @@ def times_and_ids(result: EvaluationResult) -> Iterator[str]:
         yield from _costs(measured, lang)
     if result.measurement and result.measurement.break_even is not None:
         yield _say("break even", lang, number=result.measurement.break_even)
+    if result.memory_bytes:
+        yield _say("memory", lang, size=number(result.memory_bytes / 2**20, lang))
     yield _say("run", lang, seconds=number(result.seconds, lang))
     yield _say("begun", lang, time=f"{result.created:%Y-%m-%d %H:%M:%S}")
     yield _say("id", lang, id=result.id)

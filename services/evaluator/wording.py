@@ -29,9 +29,9 @@ _TEXT: dict[str, dict[Language, str]] = {
         "en": 'Verdict: a trade-off. {winner} is more accurate, but {arm} is better in "{measure}" ({interval} pp).',
     },
     "equivalent": {
-        "ru": "Вывод: {top} одинаково хороши: разница меньше {margin} п. п. (риск ошибки не больше"
+        "ru": "Вывод: {top} равноценны: разница меньше {margin} п. п. (риск ошибки не больше"
         " {alpha} %). Берите то, что дешевле.",
-        "en": "Verdict: {top} are equally good: the difference is below {margin} pp (risk of error at most"
+        "en": "Verdict: {top} are equivalent: the difference is below {margin} pp (risk of error at most"
         " {alpha}%). Take the cheaper one.",
     },
     "not_enough_data": {

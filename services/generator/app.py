@@ -25,6 +25,7 @@ from contracts.serving import kept_winner
 from services.generator.admission import Admission
 from services.generator.chat import chat_routes
 from services.generator.jobs import Load
+from services.generator.memory import peak_memory
 from services.generator.settings import GeneratorSettings
 from services.kit import BODY_S, EventStream, at_stop_signal, create_service, problem_json, while_there
 
@@ -183,6 +184,7 @@ class Generator:
             quantization=record.quantization,
             profile=self.settings.profile,
             device=self._engine.base.device,
+            memory_bytes=await asyncio.to_thread(peak_memory, self._engine.base.device),
         )
         return Readiness.of({"model": "ok"}, info.model_dump())
 
