@@ -121,8 +121,10 @@ async def _evaluate(
             probe=wish.probe,
         )  # fmt: skip
         while job.state in ("queued", "running"):
-            grading = f"the judge: {job.graded} of {job.to_grade}" if job.to_grade else ""
-            advance(job.done + job.graded, job.total + job.to_grade, grading)
+            note = f"the judge: {job.graded} of {job.to_grade}" if job.to_grade else ""
+            if job.done == job.total and job.graded == job.to_grade:
+                note = "measuring the answers"
+            advance(job.done + job.graded, job.total + job.to_grade, note)
             await asyncio.sleep(POLL_S)
             job = await evaluator.job(job.id)
         advance(job.done, job.total, "")

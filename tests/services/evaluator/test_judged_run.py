@@ -1,9 +1,11 @@
 """A run with a judge that is right, forgiving, broken or not there; people's labels; and the probes. Real HTTP."""
 
+import asyncio
 import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typer.testing import CliRunner
 from asktwice.cli import cli
 from asktwice.labelling import answer_id
 from contracts.clients import GeneratorClient, RetrieverClient
-from contracts.evaluation import EvaluationResult
+from contracts.evaluation import EvaluationResult, Job
 from contracts.generation import Answer, Mode
 from contracts.health import Readiness
 from contracts.retrieval import Passage, SearchRequest, SearchResponse
@@ -29,7 +31,15 @@ from services.evaluator.tables import csv_of
 from tests import fake_openai as fake
 from tests.fake_openai import FakeOpenAI, Recorded
 from tests.services.evaluator import fake_judges as judges
-from tests.services.evaluator.fakes import ADAPTER, FakeGenerator, client_of, make_adapter, make_answer, retriever_app
+from tests.services.evaluator.fakes import (
+    ADAPTER,
+    FakeGenerator,
+    client_of,
+    make_adapter,
+    make_answer,
+    opened,
+    retriever_app,
+)
 from tests.services.evaluator.test_app import post
 
 ROWS = read_table(Path("data/selected_qa_full.csv")).rows[:60]
@@ -306,3 +316,33 @@ def test_cells_are_safe_where_a_spreadsheet_splits_at_semicolons() -> None:
     assert b";'=HYPERLINK" in told
     assert b"\n'-1+cmd" in told
     assert b"a - b; c" in told
+
+
+def test_a_run_that_ends_while_the_judge_grades_goes_on_and_asks_it_nothing_twice(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    generator.answering = rag_knows
+
+    async def until(client: httpx.AsyncClient, id: str, ready: Callable[[Job], bool]) -> Job:
+        while not ready(job := Job.model_validate_json((await client.get(f"/jobs/{id}")).content)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        return job
+
+    async def twice(told: EvaluatorSettings) -> tuple[Job, Job]:
+        async with opened(build(told)) as client:
+            body = {"files": {"file": ("q.csv", table(ROWS))}, "headers": {"Prefer": "respond-async"}}
+            id = (await client.post("/evaluate", params={"grade": True}, **body)).json()["id"]
+            before = await until(client, id, lambda job: job.graded >= 60)
+        async with opened(build(told)) as client:
+            return before, await until(client, id, lambda job: job.state not in ("queued", "running"))
+
+    with FakeOpenAI(fake.answering(judging(judges.right), after_s=0.05)) as server:
+        told = with_judge(settings, server.url)
+        before, after = asyncio.run(asyncio.wait_for(twice(told), 90))
+        asked = Counter(request.prompt for request in server.requests if request.body and judges.parts(request))
+    assert before.to_grade > before.graded
+    assert (after.state, after.done, len(generator.requests)) == ("succeeded", 120, 120)
+    # a tenth is asked again on purpose; beside that only what was in flight
+    again = sum(count - 1 for count in asked.values())
+    planted = 12 * 7
+    assert again <= planted // 10 + 1 + told.judge_concurrency
