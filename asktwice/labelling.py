@@ -30,8 +30,8 @@ _TEXT: dict[str, dict[Language, str]] = {
         " {specificity}",
     },
     "corrected": {
-        "ru": "С поправкой на метки (PPI++):",
-        "en": "Corrected by the labels (PPI++):",
+        "ru": "Вывод с поправкой на метки (PPI++; поправлены разницы, средние прежние):",
+        "en": "The verdict corrected by the labels (PPI++; differences are corrected, means are not):",
     },
 }
 

@@ -167,15 +167,16 @@ class PreferenceFound(BaseModel):
 
 
 class JudgeFound(BaseModel):
-    """What became of the judge in a run. Its grades make the verdict only where ``passed``."""
+    """What became of the judge in a run. Its grades make the verdict only where it ``counts``."""
 
     model: str
     served: dict[str, int]
     """What the server said that it is, by replies: more than one means that the model changed in the run."""
     checks: list[JudgeCheck]
     passed: bool
+    """Its examination."""
     reason: str | None = None
-    """Why its grades do not count."""
+    """Why its grades do not count: it failed, or graded too few answers."""
     graded: int = 0
     left_out: dict[str, int] = {}
     """Answers without a grade, by why."""
@@ -192,6 +193,11 @@ class JudgeFound(BaseModel):
     completion_tokens: int = 0
     cost: float | None = None
     """In the currency of the prices; None where these are not known."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the verdict is made of its grades."""
+        return self.passed and self.reason is None
 
 
 class ArmMeasured(BaseModel):

@@ -151,6 +151,13 @@ class Comparison:
         if grade and not has_references(plan):
             raise InvalidInput("grade: no question has a reference answer. Send a CSV with answers, or --measure rows.")
         plan.served = await self._served()
+        if grade:
+            told = self._settings
+            plan.served["judge"] = {
+                "model": told.grading_model,
+                "seed": told.judge_seed,
+                "examined": told.judge_examined,
+            }
         if probe:
             await add_probes(plan, self._retriever)
         return plan

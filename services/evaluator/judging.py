@@ -14,9 +14,12 @@ from services.evaluator.grading import CRITERIA, Grade, Grader, Item, Preference
 from services.evaluator.plan import Plan
 from services.evaluator.settings import EvaluatorSettings
 from services.evaluator.tables import item_id
+from services.evaluator.wording import Language
 
-ALLOWANCE = 0.05
-"""How much a judge that no label corrects may favour an arm: differences up to this are not claimed by its grades."""
+_FEW: dict[Language, str] = {
+    "ru": "Судья {model} прошёл проверку, но оценил только {graded} ответов из {of}; его оценки в выводе не учтены.",
+    "en": "The judge {model} passed its examination and graded only {graded} of {of} answers; its grades do not count.",
+}
 Report = Callable[[int, int], None]
 
 
@@ -59,9 +62,12 @@ async def judge_run(plan: Plan, settings: EvaluatorSettings, report: Report) -> 
             grades = {place: by_item[item] for place, item in items.items() if item in by_item}
             found.graded = len(grading.grades)
             found.left_out = {str(why): number for why, number in grading.left_out.items()}
+            if len(items) - found.graded > plan.verdict.max_dropped * len(items):
+                found.reason = _FEW[plan.lang].format(model=found.model, graded=found.graded, of=len(items))
             found.mismatches = grading.mismatches
             found.marked = sum(grade.instructs for grade in grading.grades)
-            await _prefer(plan, grader, rows, settings, found)
+            if found.counts:
+                await _prefer(plan, grader, rows, settings, found)
         spent = completions.spending
         found.served = dict(grader.models)
         found.calls, found.cached, found.cost = spent.calls, completions.cached, spent.cost

@@ -24,14 +24,14 @@ from contracts.table import Row
 from contracts.verdict import ScoredItem, Verdict
 from services.evaluator.advice import advise
 from services.evaluator.arms import CONTROLS
-from services.evaluator.judging import ALLOWANCE, Judged
+from services.evaluator.judging import Judged
 from services.evaluator.leakage import Leakage, find_leakage, regimes
 from services.evaluator.lines import EMPTY
 from services.evaluator.metrics.answer import measure
 from services.evaluator.metrics.retrieval import gold_place
 from services.evaluator.metrics.text import words
 from services.evaluator.operations import Prices, break_even, cost_of_one, cost_per_right, operations
-from services.evaluator.plan import Plan
+from services.evaluator.plan import ALLOWANCE, Plan
 from services.evaluator.probes import probes_found
 from services.evaluator.tables import cluster_of, item_id
 from services.evaluator.verdict import decide
@@ -99,7 +99,7 @@ def measure_run(
         leakage=_told(leakage, plan),
         arms=[_arm(plan, name, tested, prices) for name in (arm.name for arm in plan.arms)],
         encoder=encoder if scorer else None,
-        metric="judge" if judged and judged.found.passed else "correct",
+        metric="judge" if judged and judged.found.counts else "correct",
         judge=judged.found if judged else None,
         probes=probes_found(plan.asked, [arm.name for arm in plan.arms]),
     )
@@ -197,6 +197,13 @@ def _add_grades(asked: Sequence[AskedQuestion], judged: Judged) -> None:
                 )  # fmt: skip
                 for field in ("judge", "judge_note"):
                     given.metrics.not_measured.pop(field, None)
+    if judged.found.counts:
+        for question in asked:
+            for given in question.answers:
+                silent = given.answer is None or not words(given.answer.answer)
+                if given.metrics and silent and question.measures:  # nothing to grade, and wrong all the same
+                    given.metrics.judge = 0.0
+                    given.metrics.not_measured.pop("judge", None)
 
 
 def _text(question: AskedQuestion, arm: str) -> str | None:

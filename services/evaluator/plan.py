@@ -29,6 +29,8 @@ from services.evaluator.questions import Questions, Readings
 from services.evaluator.wording import Language
 
 MAX_HELD_OUT = 5000
+ALLOWANCE = 0.05
+"""How much a judge that no label corrects may favour an arm: differences up to this are not claimed by its grades."""
 log = logging.getLogger("asktwice")
 
 
@@ -94,6 +96,7 @@ class Plan:
             "data_sha256": {name: manifest.data.sha256 for name, manifest in self.manifests.items()},
             "metric": "the judge's grades if it passes its examination, else correct" if self.grade else "correct",
             "verdict": self.verdict.model_dump(mode="json"),
+            "judge_allowance": ALLOWANCE if self.grade else None,
         }
 
 

@@ -182,8 +182,8 @@ _TEXT: dict[str, dict[Language, str]] = {
         "en": "Fine-tuning has paid for itself beside RAG after {number} questions",
     },
     "memory": {
-        "ru": "Память генератора, наибольшая от его запуска: {size} МиБ",
-        "en": "Memory of the generator, the most since its start: {size} MiB",
+        "ru": "Пик памяти генератора с его запуска: {size} МиБ",
+        "en": "Peak memory of the generator since its start: {size} MiB",
     },
     "run": {"ru": "Весь запуск: {seconds} с", "en": "The whole run: {seconds} s"},
     "begun": {"ru": "Начало: {time} UTC", "en": "Begun: {time} UTC"},
@@ -383,7 +383,7 @@ def _held_out(result: EvaluationResult) -> int:
 
 def _judge(judge: JudgeFound, lang: Language) -> Iterator[str]:
     name = one_line(judge.model)
-    if not judge.passed:
+    if not judge.counts:
         yield one_line(judge.reason or _say("judge silent", lang, model=name))
         return
     planted = sum(check.number for check in judge.checks if check.name not in PAIRED)

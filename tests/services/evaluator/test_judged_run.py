@@ -346,3 +346,35 @@ def test_a_run_that_ends_while_the_judge_grades_goes_on_and_asks_it_nothing_twic
     again = sum(count - 1 for count in asked.values())
     planted = 12 * 7
     assert again <= planted // 10 + 1 + told.judge_concurrency
+
+
+def test_a_judge_whose_budget_ends_grades_too_little_to_count(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    generator.answering = rag_knows
+    with FakeOpenAI(fake.answering(judging(judges.right))) as server:
+        told = with_judge(settings, server.url, judge_max_calls=150)
+        result, text, folder = evaluated(build(told), told, grade=True)
+    found = result.measurement
+    assert found
+    assert found.judge
+    assert (found.metric, found.judge.passed, found.judge.counts, found.judge.calls) == ("correct", True, False, 150)
+    assert f"оценил только {found.judge.graded} ответов из 120" in text
+    assert json.loads((folder / "manifest.json").read_bytes())["served"]["judge"]["examined"] == 12
+
+
+def test_an_answer_that_says_nothing_is_wrong_before_a_judge_too(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    async def silent(question: str, mode: Mode) -> Answer:
+        return make_answer(question, mode, REFERENCES[question] if mode is Mode.rag else "...")
+
+    generator.answering = silent
+    with FakeOpenAI(fake.answering(judging(judges.right))) as server:
+        told = with_judge(settings, server.url)
+        found = evaluated(build(told), told, grade=True)[0].measurement
+    assert found
+    assert found.metric == "judge"
+    assert {arm.arm: arm.means["judge"] for arm in found.arms} == {"rag": 1.0, "ft": 0.0}
+    assert found.verdict
+    assert found.verdict.contrasts[0].dropped == 0
