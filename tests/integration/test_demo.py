@@ -110,7 +110,7 @@ def test_a_second_run_reuses_what_is_done_and_asks_anew(demo: Demo) -> None:
     assert len({path.name for path in (demo.home / "evaluations").iterdir()} - before) == 1
     assert len([path for path in (demo.home / "adapters").iterdir() if not path.name.startswith(".")]) == 1
     print(f"first run {demo.seconds:.0f} s, second run {again.seconds:.0f} s")
-    assert again.seconds < 60
+    assert again.seconds < demo.seconds / 2  # nothing is trained again; the questions are asked again
 
 
 def test_the_users_own_file_in_cp1251_with_semicolons(tmp_path: Path) -> None:
