@@ -94,6 +94,7 @@ def verdict_lines(verdict: Verdict, language: Language = "ru", label: Callable[[
     def say(name: str, **values: object) -> str:
         return _TEXT[name][language].format(**values)
 
+    percent = " %" if language == "ru" else "%"
     margin = _points(verdict.settings.margin, language, signed=False)
     top = ", ".join(verdict.top)
     if verdict.outcome is Outcome.trade_off:
@@ -136,8 +137,9 @@ def verdict_lines(verdict: Verdict, language: Language = "ru", label: Callable[[
             continue
         interval = ""
         if arm.low is not None and arm.high is not None:
-            interval = f" ({number(100 * arm.low, language)}–{number(100 * arm.high, language)} %)"
-        yield say("mean", arm=arm.arm, mean=f"{number(100 * arm.mean, language)} %", interval=interval, items=arm.items)
+            interval = f" ({number(100 * arm.low, language)}–{number(100 * arm.high, language)}{percent})"
+        mean = f"{number(100 * arm.mean, language)}{percent}"
+        yield say("mean", arm=arm.arm, mean=mean, interval=interval, items=arm.items)
     for contrast in verdict.contrasts:
         if contrast.difference is not None:
             yield say(
