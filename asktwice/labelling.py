@@ -112,6 +112,8 @@ def labelled(home: Home, evaluation: str, labels: Path) -> Labelled:
         for (item, arm), label in told.items()
         if (item, arm) in scores
     ]
+    if not people:
+        raise InvalidInput(f"{labels.name}: no label is of an answer that evaluation {evaluation} compared.")
     invalid = found.verdict.reasons if found.leakage.invalid else ()
     verdict = decide(items, found.verdict.settings, labels=people, invalid=invalid)
     return Labelled(metric=found.metric, agreement=agreement(told, scores), verdict=verdict)

@@ -4,6 +4,7 @@ A swapped fact must be seen, padding must not count, "I do not know" must be kno
 asked twice, or in the other language, must have one answer. ``GATES`` has how often.
 """
 
+import asyncio
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -241,7 +242,7 @@ async def examine(
         seed: of what is drawn.
         lang: of the judge's instructions; some answers are graded with those in the other language, too.
     """
-    items = [plant.item for plant in planted(rows, number, seed)]
+    items = [plant.item for plant in await asyncio.to_thread(planted, rows, number, seed)]
     again = items[:: round(1 / ASKED_TWICE)]
     grades = _by_item((await grader.grade(items, lang)).grades)
     second = _by_item((await grader.grade(again, lang, repeat=1)).grades)
@@ -280,7 +281,7 @@ async def examine_pairwise(
     grader: Grader, rows: Sequence[Row], number: int = 30, seed: int = 1, lang: Lang = "ru"
 ) -> Examination:
     """Examine a judge for comparing two answers: does its choice outlive their order? Two calls a row."""
-    items = [plant.item for plant in planted(rows, number, seed)]
+    items = [plant.item for plant in await asyncio.to_thread(planted, rows, number, seed)]
     padded = {item.item: item for item in items if item.arm == "padded"}
     pairs = [(item, padded[item.item]) for item in items if item.arm == "reference"]
     preferences, failed = await grader.compare(pairs, lang)

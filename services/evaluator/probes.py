@@ -23,7 +23,8 @@ MOST = 40
 """Questions of a probe: 95% intervals of about 15 points to each side."""
 TOP_K = 3
 DISTRACTORS = 4
-_NUMBER = re.compile(r"(?<![\d.,])\d{2,}(?:[ \u00a0\u202f]\d{3})*(?![\d]|[.,]\d)")
+_SPACE = "[ \u00a0\u202f]"
+_NUMBER = re.compile(rf"(?<![\d.,])(?:\d{{1,3}}(?:{_SPACE}\d{{3}})+|\d{{2,}})(?!{_SPACE}?\d)(?![.,]\d)")
 _RUSSIAN = re.compile(r"[а-яё]", re.IGNORECASE)
 
 
@@ -76,7 +77,7 @@ class Changed:
 
     def __init__(self, answer: str, old: str, new: str):
         self.old, self._new = old, new
-        self._pattern = re.compile(rf"(?<!\d){re.escape(old)}(?!\d)")
+        self._pattern = _pattern(old)
         self.answer = self.of(answer)
 
     def of(self, text: str) -> str:
@@ -107,9 +108,7 @@ def probes_found(asked: Sequence[AskedQuestion], arms: Sequence[str]) -> list[Pr
                 continue
             right = sum(_right(probe, metrics) for _, _, metrics in told)
             stale = [
-                _stands(_joined(each.stale), _joined(answer))
-                for each, answer, metrics in told
-                if each.stale and metrics.correct != 1
+                _stands(each.stale, answer) for each, answer, metrics in told if each.stale and metrics.correct != 1
             ]
             between = binomtest(right, len(told)).proportion_ci(method="wilson") if told else None
             found.append(
@@ -143,12 +142,14 @@ def _holds(passage: Passage, row: Row) -> bool:
     return bool(other) and (other in one or one in other)
 
 
-def _joined(text: str) -> str:
-    return re.sub(r"(?<=\d)[ \u00a0\u202f](?=\d{3})", "", text)
+def _pattern(number: str) -> re.Pattern[str]:
+    """Return what finds a number however its thousands are parted: 89 900 and 89900."""
+    parts = re.split(_SPACE, number)
+    return re.compile(rf"(?<!\d){f'{_SPACE}?'.join(parts)}(?!\d)")
 
 
 def _stands(number: str, text: str) -> bool:
-    return re.search(rf"(?<!\d){re.escape(number)}(?!\d)", text) is not None
+    return _pattern(number).search(text) is not None
 
 
 def _language(plan: Plan) -> Language:

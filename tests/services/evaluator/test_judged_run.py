@@ -378,3 +378,22 @@ def test_an_answer_that_says_nothing_is_wrong_before_a_judge_too(
     assert {arm.arm: arm.means["judge"] for arm in found.arms} == {"rag": 1.0, "ft": 0.0}
     assert found.verdict
     assert found.verdict.contrasts[0].dropped == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "context", "new"),
+    [
+        ("Курс стоит 5 000 рублей.", "Цена: 5000 рублей, а не 15 000.", "Курс стоит 7 222 рублей."),
+        ("Цена 89 900 рублей.", "89 900 рублей за курс.", "Цена 12 222 рублей."),
+        ("Это 45 минут.", "Урок идёт 45 минут.", "Это 67 минут."),
+        ("Скидка 10,5 %.", "Скидка 10,5 %.", None),
+        ("Да, есть.", "Есть рассрочка на 12 месяцев.", None),
+        ("Их 24.", "Курсов 240.", None),
+    ],
+)
+def test_a_fact_is_changed_where_its_number_stands_in_the_context(answer: str, context: str, new: str | None) -> None:
+    found = changed(Row(1, {"question": "Сколько?", "answer": answer, "context": context}))
+    assert (found.answer if found else None) == new
+    if found:
+        assert found.of(context) != context
+        assert found.of("15 000 и 245") == "15 000 и 245"
