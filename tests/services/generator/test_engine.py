@@ -153,7 +153,9 @@ def test_a_load_that_nobody_waits_for_any_more_harms_nothing(engine: Engine, hom
     manifest = publish(home, base_folder, "one", seed=1)
     long = job(prompts(1)[0], max_new_tokens=200, temperature=0.1)
     engine.submit(long)
-    assert engine.load(manifest.id, home.adapters / manifest.id).cancel()
+    # the thread may have taken a load up before it is cancelled; of many it has not taken them all
+    loads = [engine.load(manifest.id, home.adapters / manifest.id) for _ in range(20)]
+    assert [load.cancel() for load in reversed(loads)].count(True) > 0
     long.cancel()
     assert run(engine, job(prompts(1)[0])).tokens
     assert engine.alive
