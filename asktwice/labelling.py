@@ -121,7 +121,8 @@ def labelled(home: Home, evaluation: str, labels: Path) -> Labelled:
 
 def answer_id(result: EvaluationResult, item: str, arm: str) -> str:
     """Return a name of an answer that does not tell its arm."""
-    return hashlib.sha256(f"{result.id}\n{item}\n{arm}".encode()).hexdigest()[:10]
+    # a letter first: a spreadsheet reads 3027903e18 as a number
+    return "a" + hashlib.sha256(f"{result.id}\n{item}\n{arm}".encode()).hexdigest()[:10]
 
 
 def lines_of(found: Labelled, lang: Language) -> list[str]:

@@ -49,7 +49,8 @@ def passage_for(arm: Arm, asked: Sequence[AskedQuestion], index: int) -> str | N
     own = (asked[index].question.context or "").strip()
     if arm.given == "own":
         return own or None
-    others = (asked[(index + step) % len(asked)].question.context for step in range(1, len(asked)))
+    around = (asked[(index + step) % len(asked)] for step in range(1, len(asked)))
+    others = (each.question.context for each in around if not each.probe)
     return next((text.strip() for text in others if text and text.strip() and text.strip() != own), None)
 
 

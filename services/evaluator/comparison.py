@@ -148,6 +148,8 @@ class Comparison:
             probe=probe,
             settings=VerdictSettings(margin=self._settings.margin),
         )
+        if probe and not has_references(plan):
+            raise InvalidInput("probe: no question has a reference answer. Send a CSV with answers, or --measure rows.")
         if grade and not has_references(plan):
             raise InvalidInput("grade: no question has a reference answer. Send a CSV with answers, or --measure rows.")
         plan.served = await self._served()

@@ -366,6 +366,7 @@ def _measurement(measured: Measurement, result: EvaluationResult) -> Iterator[st
         yield from _judge(measured.judge, lang)
     if measured.verdict is None:
         yield _say("no verdict", lang, why=measured.why)
+        yield from _probes(measured.probes, lang)
         return
     if measured.why:
         yield _say("not compared", lang, why=measured.why)

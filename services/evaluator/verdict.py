@@ -134,7 +134,7 @@ def _contrast(
     flips: Floats | None = sign_flip(sums, settings.seed)
     if labelled:
         both = (_told(labelled.get(a, {}), paired), _told(labelled.get(b, {}), paired))
-        if all((~np.isnan(told)).sum() < 2 * settings.min_clusters for told in both):
+        if any(_few_labels(told, numbers, settings) for told in both):
             return contrast
         judged = (np.array([scores[a][item] for item in paired]), np.array([scores[b][item] for item in paired]))
         estimate, flips = corrected_difference(judged, both, numbers), None
@@ -191,6 +191,11 @@ def _trade_offs(
 
 def _better_and_worse(contrast: Contrast) -> tuple[str, str]:
     return (contrast.a, contrast.b) if (contrast.difference or 0.0) > 0 else (contrast.b, contrast.a)
+
+
+def _few_labels(told: Floats, numbers: Places, settings: VerdictSettings) -> bool:
+    there = ~np.isnan(told)
+    return int(there.sum()) < 2 * settings.min_clusters or len(set(numbers[there].tolist())) < settings.min_clusters
 
 
 def _too_many_dropped(contrast: Contrast, settings: VerdictSettings) -> bool:

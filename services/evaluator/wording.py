@@ -99,7 +99,7 @@ def verdict_lines(verdict: Verdict, language: Language = "ru", label: Callable[[
     top = ", ".join(verdict.top)
     if verdict.outcome is Outcome.trade_off:
         for each in verdict.trade_offs:
-            interval = _interval(each.contrast, language)
+            interval = _interval(each.contrast, language, turned=each.contrast.b == each.arm)
             measure = _MEASURES.get(each.measure, {}).get(language, each.measure)
             yield say("trade_off", winner=verdict.winner, arm=each.arm, measure=measure, interval=interval)
     else:
@@ -168,11 +168,12 @@ def _labelled(verdict: Verdict, label: Callable[[str], str]) -> Verdict:
     )
 
 
-def _interval(contrast: Contrast, language: Language) -> str:
+def _interval(contrast: Contrast, language: Language, turned: bool = False) -> str:
     if contrast.low is None or contrast.high is None:
         return _TEXT["no interval"][language]
     between = "…" if language == "ru" else " to "
-    return f"{_points(contrast.low, language)}{between}{_points(contrast.high, language)}"
+    low, high = (-contrast.high, -contrast.low) if turned else (contrast.low, contrast.high)
+    return f"{_points(low, language)}{between}{_points(high, language)}"
 
 
 def _points(share: float, language: Language, signed: bool = True) -> str:
