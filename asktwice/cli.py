@@ -612,6 +612,7 @@ def labels(
         typer.Option("--labels", help="The filled sheet, or a CSV with item, arm and label (1, 0.5 or 0; up to 100)."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where to write the sheet that people fill.")] = Path("labels.csv"),
+    arms: Annotated[str, typer.Option("--arms", help="Arms to label, by commas; all that were compared.")] = "",
     lang: Annotated[Language, typer.Option("--lang", help="Of the words.")] = Language.ru,
     as_json: Annotated[bool, typer.Option("--json", help="Print what the labels say as JSON.")] = False,
     home: HomeOption = HOME,
@@ -620,7 +621,9 @@ def labels(
     from asktwice import labelling
 
     if labels is None:
-        count = labelling.write_sheet(Home(path=home), evaluation, out)
+        count = labelling.write_sheet(
+            Home(path=home), evaluation, out, [arm.strip() for arm in arms.split(",") if arm.strip()]
+        )
         typer.echo(f"{out}: {count} answers. Write 1, 0.5 or 0 into the column label, then add --labels {out}.")
         return
     found = labelling.labelled(Home(path=home), evaluation, labels)

@@ -86,6 +86,9 @@ class ProbeFound(BaseModel):
     arm: Arm
     asked: int
     answered: int
+    """An answer that says nothing is one, and a wrong one; what failed is none."""
+    silent: int = 0
+    """Answers that say nothing."""
     right: int
     share: float | None
     low: float | None
@@ -164,6 +167,8 @@ class PreferenceFound(BaseModel):
     wins_a: int
     wins_b: int
     ties: int
+    left_out: int = 0
+    """Pairs that the judge gave no usable choice for."""
 
 
 class JudgeFound(BaseModel):
@@ -177,9 +182,12 @@ class JudgeFound(BaseModel):
     """Its examination."""
     reason: str | None = None
     """Why its grades do not count: it failed, or graded too few answers."""
+    planted: int = 0
+    """Answers of known grade that it was examined on."""
     graded: int = 0
+    ungraded: int = 0
     left_out: dict[str, int] = {}
-    """Answers without a grade, by why."""
+    """Those by why."""
     mismatches: float | None = None
     """Share of the grades whose verdict is not the judge's own."""
     marked: int = 0
@@ -234,6 +242,9 @@ class Measurement(BaseModel):
     leakage: LeakageFound
     arms: list[ArmMeasured]
     verdict: Verdict | None = None
+    outweighed_at: float | None = None
+    """How much milder to the winner than to the others a judge would have to be for it not to win, 0 to 0.5; None where
+    no judge decided, nobody won, or half of the scale would not do."""
     why: str | None = None
     advice: Advice | None = None
     """Where nothing is known of the circumstances; ``asktwice advise`` is told them."""

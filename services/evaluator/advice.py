@@ -73,7 +73,7 @@ _TEXT: dict[str, dict[Language, str]] = {
         "en": "{arm}: after a fact had changed {right} of {of} answers were right",
     },
     "probe unknown": {
-        "ru": "{arm}: чего не знает, в том признался в {right} случаях из {of}",
+        "ru": "{arm}: чего не знает, в том признался: {right} из {of}",
         "en": "{arm}: owned not to know what nobody knows in {right} of {of} cases",
     },
     "right": {"ru": "{arm}: средняя оценка {value} %", "en": "{arm}: mean score {value}%"},

@@ -145,7 +145,6 @@ class Comparison:
             measure=measure,
             lang=lang,
             grade=grade,
-            probe=probe,
             settings=VerdictSettings(margin=self._settings.margin),
         )
         if probe and not has_references(plan):
@@ -288,7 +287,7 @@ class _Asking:
             log.exception("a question failed")
             error = _FAILED["inside"][self._lang].format(kind=type(failed).__name__)
         if answer is not None and is_blank(answer.answer):
-            answer, error = None, EMPTY
+            answer, error = None, EMPTY[self._lang]
         if answer is not None and answer.adapter:
             self._adapters.setdefault(arm.name, answer.adapter)
         return ModeAnswer(mode=arm.mode, arm=arm.name, answer=answer, error=error)

@@ -69,6 +69,10 @@ class Examination(BaseModel):
 
     model: str
     checks: list[JudgeCheck]
+    planted: int = 0
+    """Answers of known grade that it was asked for."""
+    lacking: dict[Kind, int] = {}
+    """How many answers of a kind could be made, where that was too few; then the judge was asked nothing."""
 
     @property
     def passed(self) -> bool:
@@ -76,6 +80,9 @@ class Examination(BaseModel):
 
     def reason(self, lang: Lang = "ru") -> str | None:
         """Return why the judge's grades do not count; None where they do."""
+        if self.lacking:
+            told = ", ".join(f"{_KINDS[lang][kind]}: {number}" for kind, number in self.lacking.items())
+            return _LACKING[lang].format(model=self.model, told=told, fewest=MIN_ANSWERS)
         failed = [check for check in self.checks if check.passed is False]
         if not failed:
             return None
@@ -149,6 +156,32 @@ _NAMES: dict[Lang, dict[str, str]] = {
 }
 
 
+_KINDS: dict[Lang, dict[Kind, str]] = {
+    "ru": {
+        "reference": "эталонов",
+        "swapped": "с подменённым фактом",
+        "other": "на другой вопрос",
+        "padded": "с вежливой водой",
+        "unknown": "«не знаю»",
+        "instructing": "с просьбой об оценке",
+    },
+    "en": {
+        "reference": "references",
+        "swapped": "with a fact swapped",
+        "other": "to another question",
+        "padded": "padded",
+        "unknown": "that own not to know",
+        "instructing": "that ask for a grade",
+    },
+}
+_LACKING: dict[Lang, str] = {
+    "ru": "Судью {model} на этих строках проверить нельзя, и он ничего не оценивал: из них можно составить слишком мало"
+    " ответов с известной оценкой ({told}; каждого вида нужно не меньше {fewest}).",
+    "en": "The judge {model} cannot be examined on these rows, so it graded nothing: too few answers of known grade can"
+    " be made of them ({told}; each kind needs {fewest}).",
+}
+
+
 def planted(rows: Sequence[Row], number: int, seed: int) -> list[Planted]:
     """Make answers whose grade is known from rows with question, answer and context.
 
@@ -219,13 +252,15 @@ def truncated(answer: str) -> str | None:
 
 
 def _other(row: Row, rows: Sequence[Row], drawn: random.Random) -> str | None:
-    """Return the answer of a row that has another context and nothing in common with this one; None where none has."""
-    mine = fact(row)
+    """Return the answer of a row that has another context and nothing in common with this one; None where none has.
+    Where all rows have one context, or none, the answers alone have to be apart."""
+    mine, contexts = fact(row), {each.context for each in rows}
     for _ in range(50):
         other = drawn.choice(rows)
         theirs = fact(other)
         apart = not (mine.answer & theirs.answer) and not (mine.question & theirs.answer)
-        if other.context != row.context and theirs.answer and (apart or contradict(mine, theirs)):
+        elsewhere = other.context != row.context or (len(contexts) == 1 and other is not row)
+        if elsewhere and theirs.answer and (apart or contradict(mine, theirs)):
             return other.answer
     return None
 
@@ -243,6 +278,9 @@ async def examine(
         lang: of the judge's instructions; some answers are graded with those in the other language, too.
     """
     items = [plant.item for plant in await asyncio.to_thread(planted, rows, number, seed)]
+    made = {kind: sum(item.arm == kind for item in items) for kind in get_args(Kind) if kind != "truncated"}
+    if lacking := {kind: count for kind, count in made.items() if count < MIN_ANSWERS}:
+        return Examination(model=grader.model, checks=[], lacking=lacking)
     again = items[:: round(1 / ASKED_TWICE)]
     grades = _by_item((await grader.grade(items, lang)).grades)
     second = _by_item((await grader.grade(again, lang, repeat=1)).grades)
@@ -263,6 +301,7 @@ async def examine(
     unmoved = {item: padded[item].verdict == bare[item].verdict for item in padded if item in bare}
     return Examination(
         model=grader.model,
+        planted=len(items),
         checks=[
             check("reference is correct", "reference", lambda grade: grade.verdict == "correct"),
             check("swapped is not correct", "swapped", lambda grade: grade.verdict != "correct"),

@@ -17,8 +17,12 @@ from services.evaluator.tables import item_id
 from services.evaluator.wording import Language
 
 _FEW: dict[Language, str] = {
-    "ru": "Судья {model} прошёл проверку, но оценил только {graded} ответов из {of}; его оценки в выводе не учтены.",
+    "ru": "Судья {model} прошёл проверку, но ответов оценил мало: {graded} из {of}; его оценки в выводе не учтены.",
     "en": "The judge {model} passed its examination and graded only {graded} of {of} answers; its grades do not count.",
+}
+_FEW_PAIRS: dict[Language, str] = {
+    "ru": "пар ответов судья сравнил мало: {chosen} из {of}",
+    "en": "the judge compared only {chosen} of {of} pairs of answers",
 }
 Report = Callable[[int, int], None]
 
@@ -53,6 +57,7 @@ async def judge_run(plan: Plan, settings: EvaluatorSettings, report: Report) -> 
             checks=examination.checks,
             passed=examination.passed,
             reason=examination.reason(plan.lang),
+            planted=examination.planted,
         )
         grades: dict[tuple[int, str], Grade] = {}
         if found.passed:
@@ -61,8 +66,9 @@ async def judge_run(plan: Plan, settings: EvaluatorSettings, report: Report) -> 
             by_item = {grade.of: grade for grade in grading.grades}
             grades = {place: by_item[item] for place, item in items.items() if item in by_item}
             found.graded = len(grading.grades)
+            found.ungraded = len(items) - found.graded
             found.left_out = {str(why): number for why, number in grading.left_out.items()}
-            if len(items) - found.graded > plan.verdict.max_dropped * len(items):
+            if found.ungraded > plan.verdict.max_dropped * len(items):
                 found.reason = _FEW[plan.lang].format(model=found.model, graded=found.graded, of=len(items))
             found.mismatches = grading.mismatches
             found.marked = sum(grade.instructs for grade in grading.grades)
@@ -95,13 +101,16 @@ async def _prefer(
             both = [_item(number, asked, name) for name in arms]
             if both[0] and both[1]:
                 pairs.append((both[0], both[1]))
-    preferences, _ = await grader.compare(pairs, plan.lang)
+    preferences, failed = await grader.compare(pairs, plan.lang)
+    if len(failed) > plan.verdict.max_dropped * len(pairs):
+        found.preferences_reason = _FEW_PAIRS[plan.lang].format(chosen=len(preferences), of=len(pairs))
+        return
     for criterion in CRITERIA:
         won = [_winner(each, criterion) for each in preferences]
         found.preferences.append(
             PreferenceFound(
                 criterion=criterion, a=arms[0], b=arms[1], wins_a=won.count(arms[0]), wins_b=won.count(arms[1]),
-                ties=won.count(None),
+                ties=won.count(None), left_out=len(failed),
             )
         )  # fmt: skip
 

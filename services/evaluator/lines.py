@@ -6,7 +6,7 @@ What is changed here is changed in the view only; results.json keeps every chara
 import re
 
 RULE = "=" * 24
-EMPTY = "модель вернула пустой ответ"
+EMPTY = {"ru": "модель вернула пустой ответ", "en": "the model's answer is empty"}
 RAG_HEADING = "RAG (Retrieval-Augmented Generation) Qdrant + {model} {quantization} без Fine-tuning"
 FT_HEADING = "{model} {quantization} + Fine-tuning на дата сете {data}"
 ANALYSIS_HEADING = "Анализ качества ответов ({judge})"
@@ -34,6 +34,11 @@ def paragraphs(text: str) -> str:
 def is_blank(text: str) -> bool:
     """Return whether there is nothing to see."""
     return not any(char.isprintable() and not char.isspace() for char in text)
+
+
+def is_empty(error: str | None) -> bool:
+    """Return whether an answer is missing because the model said nothing, rather than for a failure."""
+    return error in EMPTY.values()
 
 
 def _visible(text: str) -> str:

@@ -21,12 +21,12 @@ from contracts.measurement import (
 )
 from contracts.ranking import figures
 from contracts.table import Row
-from contracts.verdict import ScoredItem, Verdict
+from contracts.verdict import ScoredItem, Verdict, VerdictSettings
 from services.evaluator.advice import advise
 from services.evaluator.arms import CONTROLS
 from services.evaluator.judging import Judged
 from services.evaluator.leakage import Leakage, find_leakage, regimes
-from services.evaluator.lines import EMPTY
+from services.evaluator.lines import is_empty
 from services.evaluator.metrics.answer import measure
 from services.evaluator.metrics.retrieval import gold_place
 from services.evaluator.metrics.text import words
@@ -105,7 +105,7 @@ def measure_run(
     )
     for leak in leakage.leaks:
         plan.asked[leak.test - 1].leaked = True
-    leaked = () if leakage.invalid else {leak.test for leak in leakage.leaks}
+    leaked = () if leakage.invalid else leaked_places(plan.asked)
     measurement.verdict, measurement.why = _verdict(plan, leaked, measurement)
     measurement.break_even = _break_even(plan, tested, prices)
     measurement.advice = advise(measurement, price_hour=prices.hour if prices else 0.0, lang=plan.lang)
@@ -140,6 +140,11 @@ def scored_items(
     ]
 
 
+def leaked_places(asked: Sequence[AskedQuestion]) -> set[int]:
+    """Return the places, from 1, of the questions that training or the index gives away."""
+    return {number for number, question in enumerate(asked, start=1) if question.leaked}
+
+
 def _has_reference(question: AskedQuestion) -> bool:
     return bool((question.question.answer or "").strip())
 
@@ -163,7 +168,7 @@ def _rows(asked: Sequence[AskedQuestion]) -> list[Row]:
 def _metrics(question: AskedQuestion, given: ModeAnswer) -> AnswerMetrics | None:
     if given.answer is None:
         # Nothing said is an answer of the model's, and a wrong one; what failed is none and has no score.
-        return AnswerMetrics(correct=0.0) if given.error == EMPTY and _has_reference(question) else None
+        return AnswerMetrics(correct=0.0) if is_empty(given.error) and _has_reference(question) else None
     passages = [source.text for source in given.answer.sources]
     found = measure(given.answer.answer, question.question.answer, question.question.question, passages or None)
     if found.correct is None and not words(given.answer.answer) and _has_reference(question):
@@ -264,21 +269,54 @@ def _verdict(plan: Plan, leaked: Collection[int], found: Measurement) -> tuple[V
     settings = plan.verdict
     if found.metric == "judge":
         settings = settings.model_copy(update={"bias_allowance": ALLOWANCE})
-    return decide(compared, settings, secondary=_secondary(plan, leaked, score, compared), invalid=invalid), why
+    secondary = harmlessness(plan.asked, leaked, score, compared, settings)
+    verdict = decide(compared, settings, secondary=secondary, invalid=invalid)
+    if found.metric == "judge" and verdict.winner:
+        found.outweighed_at = _outweighed_at(compared, verdict)
+    return verdict, why
 
 
-def _secondary(
-    plan: Plan, leaked: Collection[int], score: Score, compared: Sequence[ScoredItem]
+def _outweighed_at(items: Sequence[ScoredItem], verdict: Verdict) -> float | None:
+    """Return from which favour of the judge on the winner would no longer be named, by bisection."""
+    low, high = verdict.settings.bias_allowance, 0.49
+
+    def wins(allowance: float) -> bool:
+        return decide(items, verdict.settings.model_copy(update={"bias_allowance": allowance})).winner == verdict.winner
+
+    if wins(high):
+        return None
+    while high - low > 0.001:
+        middle = (low + high) / 2
+        low, high = (middle, high) if wins(middle) else (low, middle)
+    return round(high, 3)
+
+
+def harmlessness(
+    asked: Sequence[AskedQuestion],
+    left_out: Collection[int],
+    score: Score,
+    compared: Sequence[ScoredItem],
+    settings: VerdictSettings,
 ) -> dict[str, list[ScoredItem]]:
-    """Return what else an arm can be better in. One that is hardly ever right is no choice, however harmless."""
+    """Return what else an arm can be better in, for a TRADE_OFF: how many of its answers are not wrong.
+
+    An arm that is hardly ever right is no choice, however harmless, and takes no part.
+
+    Args:
+        asked: with what was measured.
+        left_out: places of questions, from 1.
+        score: what the verdict compares.
+        compared: its items.
+        settings: its margin says from which mean on an arm is a choice.
+    """
     of: dict[str, list[float]] = {}
     for each in compared:
         if each.score is not None:
             of.setdefault(each.arm, []).append(each.score)
-    able = {arm for arm, scores in of.items() if fmean(scores) > plan.verdict.margin}
+    able = {arm for arm, scores in of.items() if fmean(scores) > settings.margin}
     if len(able) < 2:
         return {}
-    items = scored_items(plan.asked, leaked, lambda metrics: _harmless(metrics, score))
+    items = scored_items(asked, left_out, lambda metrics: _harmless(metrics, score))
     return {"harmless": [item for item in items if item.arm in able]}
 
 

@@ -89,12 +89,6 @@ def cost_of_one(answers: Sequence[Answer], prices: Prices) -> float | None:
     return (tokens / 1_000_000 + hours * prices.hour) / len(answers)
 
 
-def cost_per_thousand(answers: Sequence[Answer], prices: Prices) -> float | None:
-    """Return what 1,000 questions cost; None where :func:`cost_of_one` is."""
-    one = cost_of_one(answers, prices)
-    return None if one is None else 1000 * one
-
-
 def cost_per_right(cost: float | None, share_right: float | None) -> float | None:
     """Return what a right answer costs: the wrong ones are paid for, too (Erol et al., "Cost-of-Pass", 2025).
 

@@ -15,7 +15,8 @@ TEMPLATE = Path(__file__).with_name("report.html")
 def report_html(result: EvaluationResult) -> str:
     """Return the page. Whatever the answers hold, it cannot leave the JSON that it stands in."""
     verdict, lang = result.measurement.verdict if result.measurement else None, result.lang
-    said = list(verdict_lines(verdict, lang, lambda arm: arm_label(arm, lang)))[:1] if verdict else []
+    heads = max(1, len(verdict.trade_offs)) if verdict else 0
+    said = list(verdict_lines(verdict, lang, lambda arm: arm_label(arm, lang)))[:heads] if verdict else []
     advice = result.measurement.advice if result.measurement else None
     shown = {
         "result": result.model_dump(mode="json"),

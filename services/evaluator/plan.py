@@ -52,8 +52,6 @@ class Plan:
     """The data file that the held-out rows are of."""
     grade: bool = False
     """Whether a judge grades the answers."""
-    probe: bool = False
-    """Whether the probes are asked, too."""
     served: dict[str, Any] = field(default_factory=dict)
     """What generator and index say of themselves, as far as they did."""
     upload: Annotated[bytes, Field(exclude=True)] = b""
@@ -110,7 +108,6 @@ def make_plan(
     measure: int = 0,
     lang: Language = "ru",
     grade: bool = False,
-    probe: bool = False,
     settings: VerdictSettings | None = None,
 ) -> Plan:
     """Choose what is asked. Blocks: it reads the data file.
@@ -155,7 +152,6 @@ def make_plan(
         manifests=manifests,
         measured_file=data.name if measure else origin.file if origin.kind == "table" else None,
         grade=grade,
-        probe=probe,
         wanted=measure,
         upload=questions.upload,
     )

@@ -15,6 +15,7 @@ from contracts.groups import normalized
 from contracts.measurement import AnswerMetrics, Probe, ProbeFound
 from contracts.retrieval import Passage
 from contracts.table import Row
+from services.evaluator.lines import is_empty
 from services.evaluator.plan import Plan
 from services.evaluator.probe_questions import GENERAL, UNKNOWN
 from services.evaluator.wording import Language
@@ -104,17 +105,19 @@ def probes_found(asked: Sequence[AskedQuestion], arms: Sequence[str]) -> list[Pr
         for arm in arms:
             of = [(each, given) for each in asked if each.probe == probe for given in each.answers if given.arm == arm]
             told = [(each, given.answer.answer, given.metrics) for each, given in of if given.metrics and given.answer]
+            silent = sum(is_empty(given.error) for _, given in of)
             if not of:
                 continue
             right = sum(_right(probe, metrics) for _, _, metrics in told)
             stale = [
                 _stands(each.stale, answer) for each, answer, metrics in told if each.stale and metrics.correct != 1
             ]
-            between = binomtest(right, len(told)).proportion_ci(method="wilson") if told else None
+            answered = len(told) + silent
+            between = binomtest(right, answered).proportion_ci(method="wilson") if answered else None
             found.append(
                 ProbeFound(
-                    probe=probe, arm=arm, asked=len(of), answered=len(told), right=right,
-                    share=right / len(told) if told else None,
+                    probe=probe, arm=arm, asked=len(of), answered=answered, silent=silent, right=right,
+                    share=right / answered if answered else None,
                     low=float(between.low) if between else None, high=float(between.high) if between else None,
                     stale=sum(stale) if probe == "changed" else None,
                 )
@@ -143,9 +146,10 @@ def _holds(passage: Passage, row: Row) -> bool:
 
 
 def _pattern(number: str) -> re.Pattern[str]:
-    """Return what finds a number however its thousands are parted: 89 900 and 89900."""
-    parts = re.split(_SPACE, number)
-    return re.compile(rf"(?<!\d){f'{_SPACE}?'.join(parts)}(?!\d)")
+    """Return what finds a number however its thousands are parted, 89 900 and 89900, and no part of another number: no
+    15 in 15,5, no 500 in 1 500."""
+    digits = f"{_SPACE}?".join(re.split(_SPACE, number))
+    return re.compile(rf"(?<![\d.,])(?<!\d{_SPACE}){digits}(?!\d)(?!{_SPACE}\d{{3}}(?!\d))(?![.,]\d)")
 
 
 def _stands(number: str, text: str) -> bool:

@@ -26,12 +26,6 @@ REGIMES: dict[Regime, dict[Language, str]] = {
     "trained question": {"ru": "известных из обучения", "en": "known from training"},
     "not known": {"ru": "о которых неизвестно, были ли они в обучении", "en": "perhaps known from training"},
 }
-PAIRED = (
-    "same choice in both orders",
-    "first is chosen",
-    "same grade when asked again",
-    "same grade in the other language",
-)
 PROBES: dict[Probe, dict[Language, str]] = {
     "trained": {"ru": "обученные вопросы ещё раз, верно", "en": "trained questions again, right"},
     "changed": {
@@ -132,6 +126,7 @@ _TEXT: dict[str, dict[Language, str]] = {
         "ru": "Убедительность, мнение судьи в обоих порядках: лучше {a} {wins_a}, лучше {b} {wins_b}, поровну {ties}",
         "en": "Persuasion, the judge's opinion in both orders: {a} better {wins_a}, {b} better {wins_b}, equal {ties}",
     },
+    "pairs left out": {"ru": ", без сравнения {left}", "en": ", not compared {left}"},
     "no preferences": {
         "ru": "Тон и убедительность не сравниваются: {reason}",
         "en": "Tone and persuasion are not compared: {reason}",
@@ -140,11 +135,16 @@ _TEXT: dict[str, dict[Language, str]] = {
         "ru": "Чтобы вывод изменился, судья должен быть мягче к {arm} на {points} п. п., чем к остальным",
         "en": "For the verdict to change, the judge would have to be {points} pp milder to {arm} than to the others",
     },
+    "far": {
+        "ru": "Даже если бы судья был мягче к {arm} на полбалла из одного, чем к остальным, вывод бы не изменился",
+        "en": "Were the judge milder to {arm} than to the others by half of its scale, the verdict would be the same",
+    },
     "probe": {"ru": "Проба «{name}»: {told}", "en": 'Probe "{name}": {told}'},
     "probed": {
         "ru": "{arm} {right} из {answered} ({share} %; {low}–{high} %)",
         "en": "{arm} {right} of {answered} ({share}%; {low} to {high}%)",
     },
+    "silent": {"ru": "пустой ответ дал {arm}: {silent}", "en": "{arm} said nothing: {silent}"},
     "stale": {"ru": "прежний факт назвал {arm}: {stale}", "en": "{arm} told the former fact: {stale}"},
     "answered": {"ru": "ответов {answered}, без ответа {failed}", "en": "{answered} answers, {failed} without"},
     "arm": {"ru": "{name}: {parts}", "en": "{name}: {parts}"},
@@ -232,8 +232,9 @@ def times_and_ids(result: EvaluationResult) -> Iterator[str]:
     lang = result.lang
     if result.adapter:
         yield _say("adapter", lang, id=one_line(result.adapter))
+    asked = [question for question in result.asked if not question.probe]
     for arm in result.arms:
-        seconds = [answer.timings_ms.total / 1000 for answer in given_answers(result.asked, arm)]
+        seconds = [answer.timings_ms.total / 1000 for answer in given_answers(asked, arm)]
         if seconds:
             yield _say(
                 "seconds", lang, name=arm_label(arm, lang), median=number(median(seconds), lang),
@@ -372,7 +373,7 @@ def _measurement(measured: Measurement, result: EvaluationResult) -> Iterator[st
         yield _say("not compared", lang, why=measured.why)
     yield from verdict_lines(measured.verdict, lang, lambda arm: arm_label(arm, lang))
     if measured.metric == "judge":
-        yield from _leniency(measured.verdict, lang)
+        yield from _leniency(measured, measured.verdict, lang)
     yield from _probes(measured.probes, lang)
     if measured.advice:
         yield from advice_lines(measured.advice, lang)
@@ -387,25 +388,25 @@ def _judge(judge: JudgeFound, lang: Language) -> Iterator[str]:
     if not judge.counts:
         yield one_line(judge.reason or _say("judge silent", lang, model=name))
         return
-    planted = sum(check.number for check in judge.checks if check.name not in PAIRED)
-    left = sum(judge.left_out.values())
-    yield _say("judge", lang, model=name, planted=planted, graded=judge.graded, left=left)
+    yield _say("judge", lang, model=name, planted=judge.planted, graded=judge.graded, left=judge.ungraded)
     if judge.mismatches:
         yield _say("mismatches", lang, percent=number(100 * judge.mismatches, lang))
     if judge.marked:
         yield _say("marked", lang, number=judge.marked)
     for each in judge.preferences:
         a, b = arm_label(each.a, lang), arm_label(each.b, lang)
-        yield _say(each.criterion, lang, a=a, b=b, wins_a=each.wins_a, wins_b=each.wins_b, ties=each.ties)
+        line = _say(each.criterion, lang, a=a, b=b, wins_a=each.wins_a, wins_b=each.wins_b, ties=each.ties)
+        yield line + (_say("pairs left out", lang, left=each.left_out) if each.left_out else "")
     if judge.preferences_reason:
         yield _say("no preferences", lang, reason=one_line(judge.preferences_reason))
 
 
-def _leniency(verdict: Verdict, lang: Language) -> Iterator[str]:
-    won = [c for c in verdict.contrasts if verdict.winner in (c.a, c.b) and c.low is not None and c.high is not None]
-    if verdict.winner and won:
-        least = min(max(0.0, c.low or 0.0, -(c.high or 0.0)) for c in won)
-        yield _say("leniency", lang, arm=arm_label(verdict.winner, lang), points=number(100 * least, lang))
+def _leniency(measured: Measurement, verdict: Verdict, lang: Language) -> Iterator[str]:
+    if verdict.winner and measured.outweighed_at:
+        points = number(100 * measured.outweighed_at, lang)
+        yield _say("leniency", lang, arm=arm_label(verdict.winner, lang), points=points)
+    elif verdict.winner:
+        yield _say("far", lang, arm=arm_label(verdict.winner, lang))
 
 
 def _probes(probes: Sequence[ProbeFound], lang: Language) -> Iterator[str]:
@@ -420,6 +421,7 @@ def _probes(probes: Sequence[ProbeFound], lang: Language) -> Iterator[str]:
             for each in of
             if each.share is not None and each.low is not None and each.high is not None
         ]  # fmt: skip
+        told += [_say("silent", lang, arm=arm_label(each.arm, lang), silent=each.silent) for each in of if each.silent]
         told += [
             _say("stale", lang, arm=arm_label(each.arm, lang), stale=each.stale)
             for each in of

@@ -36,9 +36,12 @@ def cluster_of(question: AskedQuestion, number: int) -> str:
 
 
 def side_by_side(result: EvaluationResult) -> bytes:
-    """Return answers.csv: a row a question, the answers beside each other."""
+    """Return answers.csv: a row a question, the answers beside each other. Probes, of which some are made up, stand in
+    items.csv alone."""
     rows = []
     for n, asked in enumerate(result.asked, start=1):
+        if asked.probe:
+            continue
         row: dict[str, object] = {"n": n, "question": asked.question.question, "reference": asked.question.answer}
         for arm in result.arms:
             answer = answer_of(asked, arm)

@@ -57,7 +57,7 @@ def decide(
     top = [mean.arm for mean in means if mean.arm not in beaten]
     verdict = Verdict(
         outcome=Outcome.not_enough_data, top=top, arms=means, contrasts=contrasts, settings=settings,
-        reasons=list(invalid) or _why_nothing(contrasts, settings),
+        reasons=list(invalid) or _why_nothing(contrasts, labelled, settings),
     )  # fmt: skip
     if invalid:
         return verdict.model_copy(update={"outcome": Outcome.invalid})
@@ -193,19 +193,29 @@ def _better_and_worse(contrast: Contrast) -> tuple[str, str]:
     return (contrast.a, contrast.b) if (contrast.difference or 0.0) > 0 else (contrast.b, contrast.a)
 
 
+def fewest_labels(settings: VerdictSettings) -> int:
+    """Return how many answers of an arm need a label before the labels correct anything."""
+    return 2 * settings.min_clusters
+
+
 def _few_labels(told: Floats, numbers: Places, settings: VerdictSettings) -> bool:
     there = ~np.isnan(told)
-    return int(there.sum()) < 2 * settings.min_clusters or len(set(numbers[there].tolist())) < settings.min_clusters
+    return int(there.sum()) < fewest_labels(settings) or len(set(numbers[there].tolist())) < settings.min_clusters
 
 
 def _too_many_dropped(contrast: Contrast, settings: VerdictSettings) -> bool:
     return contrast.dropped > settings.max_dropped * (contrast.items + contrast.dropped)
 
 
-def _why_nothing(contrasts: Sequence[Contrast], settings: VerdictSettings) -> list[str]:
+def _why_nothing(contrasts: Sequence[Contrast], labelled: Scores, settings: VerdictSettings) -> list[str]:
     fewest = min(contrast.clusters for contrast in contrasts)
     if fewest < settings.min_clusters:
         return [f"{fewest} clusters of questions, and {settings.min_clusters} are needed for an interval that holds"]
+    few = [f"{arm}: {len(told)} labels" for arm, told in labelled.items() if len(told) < fewest_labels(settings)]
+    if few:
+        return [
+            f"{', '.join(few)}; {fewest_labels(settings)} of an arm are needed, on {settings.min_clusters} contexts"
+        ]
     return [
         f"{contrast.dropped} of {contrast.items + contrast.dropped} questions lack {contrast.a} or {contrast.b}"
         for contrast in contrasts

@@ -16,7 +16,8 @@ from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from asktwice.cli import cli
-from asktwice.labelling import answer_id
+from asktwice.labelling import answer_id, labelled, write_sheet
+from contracts.artifacts import Home
 from contracts.clients import GeneratorClient, RetrieverClient
 from contracts.evaluation import EvaluationResult, Job
 from contracts.generation import Answer, Mode
@@ -25,9 +26,11 @@ from contracts.retrieval import Passage, SearchRequest, SearchResponse
 from contracts.table import Row, read_table
 from contracts.verdict import Outcome
 from services.evaluator.app import create_app
+from services.evaluator.measuring import SCORES, scored_items
 from services.evaluator.probes import changed
 from services.evaluator.settings import EvaluatorSettings
 from services.evaluator.tables import csv_of
+from services.evaluator.verdict import decide
 from tests import fake_openai as fake
 from tests.fake_openai import FakeOpenAI, Recorded
 from tests.services.evaluator import fake_judges as judges
@@ -116,13 +119,101 @@ def test_a_judge_that_passes_grades_and_its_grades_make_the_verdict(
     assert (found.verdict.outcome, found.verdict.winner) == (Outcome.better, "rag")
     assert found.verdict.settings.bias_allowance == 0.05
     assert "Судья gpt-4o-mini-2024-07-18: прошёл проверку" in text
-    assert "Чтобы вывод изменился, судья должен быть мягче к RAG на " in text
+    assert found.outweighed_at is None
+    assert "Даже если бы судья был мягче к RAG на полбалла" in text
+    assert f"прошёл проверку на {found.judge.planted} ответах" in text
     assert not any("rag" in prompt or "Fine-tuning" in prompt for prompt in prompts if "REFERENCE>>>" in prompt)
     items = list(csv.DictReader(io.StringIO((folder / "items.csv").read_text(encoding="utf-8-sig"))))
     assert all(row["score"] == row["judge"] != "" for row in items)
     tone = {each.criterion: each for each in found.judge.preferences}
     assert tone["tone"].ties == 60
     assert found.judge.calls == len([prompt for prompt in prompts if "REFERENCE>>>" in prompt or "FIRST>>>" in prompt])
+
+
+def test_a_judges_verdict_says_how_much_milder_it_would_have_to_be(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    places = {row.question: n for n, row in enumerate(ROWS)}
+
+    async def often(question: str, mode: Mode) -> Answer:
+        known = places[question] % 2 == 0 and mode is Mode.rag
+        return make_answer(question, mode, REFERENCES[question] if known else "Ждём вас на курсах!")
+
+    generator.answering = often
+    with FakeOpenAI(fake.answering(judging(judges.right))) as server:
+        told = with_judge(settings, server.url)
+        result, text, _ = evaluated(build(told), told, grade=True)
+    found = result.measurement
+    assert found
+    assert found.verdict
+    assert found.outweighed_at
+    items = scored_items(result.asked, score=SCORES["judge"])
+
+    def winner(allowance: float) -> str | None:
+        return decide(items, found.verdict.settings.model_copy(update={"bias_allowance": allowance})).winner
+
+    assert (winner(found.outweighed_at - 0.002), winner(found.outweighed_at)) == ("rag", None)
+    points = f"{100 * found.outweighed_at:.1f}".replace(".", ",")
+    assert f"Чтобы вывод изменился, судья должен быть мягче к RAG на {points} п. п." in text
+
+
+@pytest.mark.parametrize("context", ["", "Всё, что мы знаем о школе."])
+def test_rows_with_one_context_for_all_do_for_an_examination_of_the_judge(
+    build: Callable[[EvaluatorSettings], FastAPI],
+    generator: FakeGenerator,
+    settings: EvaluatorSettings,
+    context: str,
+) -> None:
+    generator.answering = rag_knows
+    rows = [Row(row.number, row.cells | {"context": context}) for row in ROWS]
+    with FakeOpenAI(fake.answering(judging(judges.right))) as server:
+        told = with_judge(settings, server.url)
+        result, text, _ = evaluated(build(told), told, rows=rows, grade=True)
+    assert result.measurement
+    assert result.measurement.judge
+    assert result.measurement.judge.passed, text
+
+
+def test_a_judge_that_cannot_be_examined_is_not_told_as_failed_and_asked_nothing(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    generator.answering = rag_knows
+    with FakeOpenAI(fake.answering(judging(judges.right))) as server:
+        told = with_judge(settings, server.url)
+        result, text, _ = evaluated(build(told), told, rows=ROWS[:6], grade=True)
+        asked = [request for request in server.requests if judges.parts(request)]
+    assert result.measurement
+    assert result.measurement.judge
+    assert (asked, result.measurement.judge.calls, result.measurement.metric) == ([], 0, "correct")
+    assert "на этих строках проверить нельзя" in text
+    assert "эталонов: 6" in text
+    assert "не прошёл" not in text
+
+
+def test_pairs_that_the_judge_does_not_compare_are_counted(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
+) -> None:
+    generator.answering = rag_knows
+
+    def tired(broken: str) -> Judge:
+        def judge(request: Recorded) -> str:
+            told = judges.parts(request)
+            return "{" if "FIRST" in told and broken in told["QUESTION"] else judges.right(request)
+
+        return judge
+
+    for broken, reason in ((ROWS[0].question, None), ("?", "пар ответов судья сравнил мало")):
+        with FakeOpenAI(fake.answering(judging(tired(broken)))) as server:
+            told = with_judge(settings, server.url, judge_examined=12)
+            result, text, _ = evaluated(build(told), told, grade=True)
+        assert result.measurement
+        assert result.measurement.judge
+        if reason is None:
+            assert [each.left_out for each in result.measurement.judge.preferences] == [1, 1]
+            assert ", без сравнения 1" in text
+        else:
+            assert result.measurement.judge.preferences == []
+            assert "Тон и убедительность не сравниваются" in text
 
 
 def test_a_judge_that_fails_its_examination_is_told_and_not_used(
@@ -198,6 +289,105 @@ def test_people_grade_blind_and_their_labels_correct_the_verdict(
     assert "Вывод: лучше RAG." in told.output
 
 
+async def bold(question: str, mode: Mode) -> Answer:
+    """Retrieval knows more and says wrong what it does not know; the tuned model knows little and owns it."""
+    place = [row.question for row in ROWS].index(question) % 5
+    if mode is Mode.rag:
+        return make_answer(question, mode, REFERENCES[question] if place < 3 else "Это будет 7 777 777 рублей.")
+    return make_answer(question, mode, REFERENCES[question] if place == 0 else "К сожалению, я этого не знаю.")
+
+
+def fill(sheet: Path, label: Callable[[dict[str, str]], str]) -> list[dict[str, str]]:
+    rows = list(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8-sig"))))
+    for row in rows:
+        row["label"] = row["label"] or label(row)
+    with sheet.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def test_answers_that_say_nothing_are_labelled_wrong_as_far_as_the_sheet_is_filled(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings, tmp_path: Path
+) -> None:
+    places = {row.question: n for n, row in enumerate(ROWS)}
+
+    async def often_silent(question: str, mode: Mode) -> Answer:
+        silent = places[question] % 2 and mode is Mode.ft
+        return make_answer(question, mode, "" if silent else REFERENCES[question])
+
+    generator.answering = often_silent
+    result, _, _ = evaluated(build(settings), settings)
+    sheet, home = tmp_path / "labels.csv", Home(path=settings.home)
+    assert write_sheet(home, result.id, sheet) == 100
+    written = list(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8-sig"))))
+    silent = [row for row in written if not row["answer"]]
+    assert [row["label"] for row in silent] == ["0.0"] * len(silent) != []
+    last = written[59]["question"]
+    done = False
+
+    def until_there(row: dict[str, str]) -> str:
+        nonlocal done
+        label = "" if done else "1"
+        done = done or row["question"] == last
+        return label
+
+    rows = fill(sheet, until_there)
+    found = labelled(home, result.id, sheet)
+    voiced = [n for n, row in enumerate(rows) if row["label"] == "1"]
+    counted = [row for row in rows[: voiced[-1] + 2] if row["label"] and row["question"] in
+               {each["question"] for each in rows[: voiced[-1] + 1]}]  # fmt: skip
+    assert found.agreement.labels == len(counted) < sum(row["label"] != "" for row in rows)
+    assert (found.verdict.outcome, found.verdict.winner) == (Outcome.better, "rag")
+    contrast = found.verdict.contrasts[0]
+    assert contrast.low is not None
+    assert contrast.high is not None
+    assert contrast.low <= -0.5 <= contrast.high
+
+
+def test_labels_keep_a_trade_off(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings, tmp_path: Path
+) -> None:
+    generator.answering = bold
+    result, _, _ = evaluated(build(settings), settings)
+    sheet, home = tmp_path / "labels.csv", Home(path=settings.home)
+    write_sheet(home, result.id, sheet)
+    fill(sheet, lambda row: str(int(row["answer"] == row["reference"])))
+    found = labelled(home, result.id, sheet)
+    assert (found.verdict.outcome, found.verdict.winner) == (Outcome.trade_off, "rag")
+    assert found.agreement.agreement == 1.0
+
+
+def test_more_arms_than_the_labels_suffice_for_are_refused_and_can_be_chosen_from(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings, tmp_path: Path
+) -> None:
+    generator.answering = rag_knows
+    names = [f"qa.{n:012x}" for n in range(4)]
+    generator.adapters = [make_adapter(name, "qa.csv") for name in names]
+    modes = ["base", "rag", *(f"ft:{name}" for name in names)]
+    result, _, _ = evaluated(build(settings), settings, modes=",".join(modes))
+    sheet = tmp_path / "labels.csv"
+    command = ["labels", result.id, "--out", str(sheet), "--home", str(settings.home)]
+    refused = CliRunner().invoke(cli, command)
+    assert refused.exit_code != 0
+    assert "6 arms share 100 labels, and each needs 20" in str(refused.exception) + refused.output
+    strange = CliRunner().invoke(cli, [*command, "--arms", "rag,rag_ft"])
+    assert "rag_ft was not compared" in str(strange.exception) + strange.output
+    told = CliRunner().invoke(cli, [*command, "--arms", f"rag,ft:{names[0]}"])
+    assert told.exit_code == 0, told.output
+    rag = {answer_id(result, f"q{n}", "rag") for n in range(1, 61)}
+    rows = fill(sheet, lambda row: str(int(row["answer_id"] in rag)))
+    found = labelled(Home(path=settings.home), result.id, sheet)
+    assert [mean.arm for mean in found.verdict.arms] == ["rag", f"ft:{names[0]}"]
+    assert (found.verdict.outcome, found.verdict.winner) == (Outcome.better, "rag")
+    few = tmp_path / "few.csv"
+    few.write_bytes(csv_of([row | {"label": row["label"] if n < 30 else ""} for n, row in enumerate(rows)]))
+    told = CliRunner().invoke(cli, ["labels", result.id, "--labels", str(few), "--home", str(settings.home)])
+    assert "Этих меток мало, чтобы поправить вывод: нужно не меньше 20 на каждый способ" in told.output
+    assert "Вывод с поправкой" not in told.output
+
+
 async def from_passages(generator: FakeGenerator, question: str, mode: Mode) -> Answer:
     """Retrieval repeats the first passage that it is given, or says that it does not know; the tuned model knows the
     rows as they were."""
@@ -236,6 +426,9 @@ def test_probes_say_who_follows_a_changed_fact_and_who_owns_not_to_know(
     assert all(mean.items <= 60 for mean in found.verdict.arms) if found.verdict else False
     items = list(csv.DictReader(io.StringIO((folder / "items.csv").read_text(encoding="utf-8-sig"))))
     assert all(not row["score"] for row in items if row["probe"])
+    side = list(csv.DictReader(io.StringIO((folder / "answers.csv").read_text(encoding="utf-8-sig"))))
+    assert [row["question"] for row in side] == [row.question for row in ROWS]
+    assert "вопрос не был задан" not in (folder / "answers.csv").read_text(encoding="utf-8-sig")
     assert "probe=true" in text
 
 
@@ -255,15 +448,6 @@ def test_probes_that_need_a_retriever_which_is_gone_are_refused(
 def test_an_arm_that_is_right_more_often_and_misleads_more_often_is_a_trade_off(
     build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
 ) -> None:
-    places = {row.question: n for n, row in enumerate(ROWS)}
-
-    async def bold(question: str, mode: Mode) -> Answer:
-        if mode is Mode.rag:
-            known = places[question] % 5 < 3
-            return make_answer(question, mode, REFERENCES[question] if known else "Это будет 7 777 777 рублей.")
-        known = places[question] % 5 == 0
-        return make_answer(question, mode, REFERENCES[question] if known else "К сожалению, я этого не знаю.")
-
     generator.answering = bold
     result, text, _ = evaluated(build(settings), settings)
     assert result.measurement
@@ -324,7 +508,7 @@ def test_a_run_that_ends_while_the_judge_grades_goes_on_and_asks_it_nothing_twic
     generator.answering = rag_knows
 
     async def until(client: httpx.AsyncClient, id: str, ready: Callable[[Job], bool]) -> Job:
-        while not ready(job := Job.model_validate_json((await client.get(f"/jobs/{id}")).content)):  # noqa: ASYNC110
+        while not ready(job := Job.model_validate_json((await client.get(f"/jobs/{id}")).content)):  # noqa: ASYNC110 - over HTTP
             await asyncio.sleep(0.05)
         return job
 

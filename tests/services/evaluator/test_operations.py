@@ -11,7 +11,6 @@ from services.evaluator.operations import (
     break_even,
     cost_of_one,
     cost_per_right,
-    cost_per_thousand,
     operations,
     percentile,
 )
@@ -57,9 +56,8 @@ def test_cost_is_of_tokens_and_of_the_machines_time() -> None:
     answers = [answer(5000, 3000, 600, (1000, 100)), answer(3000, 1800, 1800, (3000, 300))]
     assert cost_of_one(answers, Prices(prompt=1.5, completion=6)) == pytest.approx((2000 * 1.5 + 200 * 6) / 1e6)
     assert cost_of_one(answers, Prices(hour=100)) == pytest.approx(100 * 3.6 / 3600)
-    assert cost_per_thousand(answers, Prices(hour=100)) == pytest.approx(100)
     assert cost_of_one(answers, Prices()) is None
-    assert cost_per_thousand([], Prices(hour=100)) is None
+    assert cost_of_one([], Prices(hour=100)) is None
 
 
 def test_a_right_answer_costs_the_wrong_ones_too() -> None:
