@@ -1,9 +1,11 @@
 """Questions in, result.txt out."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from statistics import fmean, median
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, computed_field, model_validator
 
 from contracts.generation import Answer, Mode, Question
 from contracts.measurement import AnswerMetrics, Measurement, Probe, Regime
@@ -102,6 +104,21 @@ class Analysis(BaseModel):
     swapped_preferred: Preferred | None = None
 
 
+class ArmCounts(BaseModel):
+    """What one arm answered to the questions that are shown in result.txt; seconds are of all that are no probes."""
+
+    arm: str
+    asked: int
+    given: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
+    sources: float | None
+    """Passages an answer, on average; None where the arm does not retrieve."""
+    seconds_median: float | None
+    seconds_most: float | None
+
+
 class EvaluationResult(BaseModel):
     """results.json: everything that result.txt shows, and what it was made from.
 
@@ -133,6 +150,33 @@ class EvaluationResult(BaseModel):
     """None where no question has a reference."""
     analysis: Analysis
     seconds: float
+
+    @computed_field
+    @property
+    def counts(self) -> list[ArmCounts]:
+        """Of each arm, in their order."""
+        return [self._counts(arm) for arm in self.arms]
+
+    def _counts(self, arm: str) -> ArmCounts:
+        shown = [question for question in self.asked if not question.held_out]
+        given = _given(shown, arm)
+        seconds = [each.timings_ms.total / 1000 for each in _given([q for q in self.asked if not q.probe], arm)]
+        retrieves = bool(given) and given[0].mode.retrieves
+        return ArmCounts(
+            arm=arm,
+            asked=len(shown),
+            given=len(given),
+            failed=len(shown) - len(given),
+            prompt_tokens=sum(each.usage.prompt_tokens for each in given),
+            completion_tokens=sum(each.usage.completion_tokens for each in given),
+            sources=fmean(len(each.sources) for each in given) if retrieves else None,
+            seconds_median=median(seconds) if seconds else None,
+            seconds_most=max(seconds, default=None),
+        )
+
+
+def _given(asked: Sequence[AskedQuestion], arm: str) -> list[Answer]:
+    return [each.answer for question in asked for each in question.answers if each.arm == arm and each.answer]
 
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]

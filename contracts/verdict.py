@@ -78,6 +78,8 @@ class Contrast(BaseModel):
     """The smallest difference that a run like this would find with the settings' power."""
     needed_items: int | None = None
     """Questions that would be needed to find a difference of the margin with that power."""
+    more_items: int | None = None
+    """How many of them are still to be asked."""
     outcome: Outcome
     """``BETTER`` is of ``a`` where the difference is positive, of ``b`` where it is negative."""
 

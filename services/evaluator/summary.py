@@ -4,12 +4,11 @@ Nothing is said that the result does not hold; times and ids stand on lines of t
 """
 
 from collections.abc import Iterator, Sequence
-from statistics import median
 from urllib.parse import urlencode
 
 from contracts.artifacts import printed_model_name
-from contracts.evaluation import AskedQuestion, EvaluationResult, ModeAnswer
-from contracts.generation import Answer, Mode
+from contracts.evaluation import ArmCounts, AskedQuestion, EvaluationResult, ModeAnswer
+from contracts.generation import Mode
 from contracts.measurement import ArmMeasured, JudgeFound, Measurement, Probe, ProbeFound, Regime
 from contracts.verdict import Verdict
 from services.evaluator.advice import advice_lines
@@ -208,8 +207,8 @@ _RETRIEVAL: dict[str, dict[Language, str]] = {
 def measured_lines(result: EvaluationResult) -> Iterator[str]:
     """Yield what does not change from run to run while data, model and adapter stay."""
     lang, shown = result.lang, shown_questions(result)
-    for arm in result.arms:
-        yield _counts(shown, arm, lang)
+    for counts in result.counts:
+        yield _counts(counts, lang)
     yield _model_line(result)
     if result.store:
         yield _say("store", lang, store=one_line(result.store))
@@ -232,13 +231,11 @@ def times_and_ids(result: EvaluationResult) -> Iterator[str]:
     lang = result.lang
     if result.adapter:
         yield _say("adapter", lang, id=one_line(result.adapter))
-    asked = [question for question in result.asked if not question.probe]
-    for arm in result.arms:
-        seconds = [answer.timings_ms.total / 1000 for answer in given_answers(asked, arm)]
-        if seconds:
+    for counts in result.counts:
+        if counts.seconds_median is not None and counts.seconds_most is not None:
             yield _say(
-                "seconds", lang, name=arm_label(arm, lang), median=number(median(seconds), lang),
-                most=number(max(seconds), lang), most_at_once=result.concurrency,
+                "seconds", lang, name=arm_label(counts.arm, lang), median=number(counts.seconds_median, lang),
+                most=number(counts.seconds_most, lang), most_at_once=result.concurrency,
             )  # fmt: skip
     for measured in result.measurement.arms if result.measurement else []:
         yield from _costs(measured, lang)
@@ -261,12 +258,6 @@ def answer_of(question: AskedQuestion, arm: str) -> ModeAnswer | None:
     return next((answer for answer in question.answers if answer.arm == arm), None)
 
 
-def given_answers(asked: Sequence[AskedQuestion], arm: str) -> list[Answer]:
-    """Return an arm's answers, without those that failed."""
-    found = (answer_of(question, arm) for question in asked)
-    return [answer.answer for answer in found if answer and answer.answer]
-
-
 def model_name(result: EvaluationResult) -> str:
     """Return the model's name as people read it."""
     return one_line(printed_model_name(result.model))
@@ -276,18 +267,14 @@ def _say(name: str, lang: Language, /, **values: object) -> str:
     return _TEXT[name][lang].format(**values)
 
 
-def _counts(asked: Sequence[AskedQuestion], arm: str, lang: Language) -> str:
-    given = given_answers(asked, arm)
-    name = arm_label(arm, lang)
-    line = _say("counts", lang, name=name, given=len(given), asked=len(asked), failed=len(asked) - len(given))
-    if not given:
+def _counts(told: ArmCounts, lang: Language) -> str:
+    name = arm_label(told.arm, lang)
+    line = _say("counts", lang, name=name, given=told.given, asked=told.asked, failed=told.failed)
+    if not told.given:
         return line
-    line += _say(
-        "tokens", lang, prompt=sum(answer.usage.prompt_tokens for answer in given),
-        completion=sum(answer.usage.completion_tokens for answer in given),
-    )  # fmt: skip
-    if given[0].mode.retrieves:
-        line += _say("sources", lang, mean=number(sum(len(answer.sources) for answer in given) / len(given), lang))
+    line += _say("tokens", lang, prompt=told.prompt_tokens, completion=told.completion_tokens)
+    if told.sources is not None:
+        line += _say("sources", lang, mean=number(told.sources, lang))
     return line
 
 
@@ -452,7 +439,7 @@ def _costs(arm: ArmMeasured, lang: Language) -> Iterator[str]:
 def _without_references(result: EvaluationResult, shown: Sequence[AskedQuestion]) -> str:
     """Without reference answers there is no winner to name, and it says so."""
     lang = result.lang
-    silent = [arm for arm in result.arms if not given_answers(shown, arm)]
+    silent = [counts.arm for counts in result.counts if not counts.given]
     if len(silent) == len(result.arms):
         return _say("nothing", lang)
     if silent:

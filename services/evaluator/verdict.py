@@ -154,7 +154,8 @@ def _contrast(
             "p_equivalent": max(float(estimate.p_within(settings.margin)), (1 - settings.margin) ** len(paired)),
             "design_effect": float(estimate.error**2 / plain) if plain > 0 and not labelled else None,
             "detectable": detectable,
-            "needed_items": math.ceil(len(paired) * (detectable / settings.margin) ** 2),
+            "needed_items": (needed := math.ceil(len(paired) * (detectable / settings.margin) ** 2)),
+            "more_items": max(0, needed - len(paired)),
         }
     )
 

@@ -129,7 +129,7 @@ def verdict_lines(verdict: Verdict, language: Language = "ru", label: Callable[[
                 yield say(
                     "detect", a=contrast.a, b=contrast.b, margin=margin, needed=contrast.needed_items,
                     detectable=_points(contrast.detectable, language, signed=False),
-                    more=max(0, contrast.needed_items - contrast.items),
+                    more=contrast.more_items,
                 )  # fmt: skip
     for arm in verdict.arms:
         if arm.mean is None:

@@ -29,6 +29,7 @@ from services.evaluator.app import create_app
 from services.evaluator.measuring import SCORES, scored_items
 from services.evaluator.probes import changed
 from services.evaluator.settings import EvaluatorSettings
+from services.evaluator.summary import notes
 from services.evaluator.tables import csv_of
 from services.evaluator.verdict import decide
 from tests import fake_openai as fake
@@ -43,6 +44,7 @@ from tests.services.evaluator.fakes import (
     opened,
     retriever_app,
 )
+from tests.services.evaluator.numbers import strange_numbers
 from tests.services.evaluator.test_app import post
 
 ROWS = read_table(Path("data/selected_qa_full.csv")).rows[:60]
@@ -405,7 +407,11 @@ async def from_passages(generator: FakeGenerator, question: str, mode: Mode) -> 
 def test_probes_say_who_follows_a_changed_fact_and_who_owns_not_to_know(
     build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings
 ) -> None:
-    generator.answering = lambda question, mode: from_passages(generator, question, mode)
+    async def answering(question: str, mode: Mode) -> Answer:
+        mute = mode is Mode.ft and question == "Сколько углов у треугольника?"
+        return make_answer(question, mode, "") if mute else await from_passages(generator, question, mode)
+
+    generator.answering = answering
     result, text, folder = evaluated(build(settings), settings, probe=True)
     found = result.measurement
     assert found
@@ -417,6 +423,10 @@ def test_probes_say_who_follows_a_changed_fact_and_who_owns_not_to_know(
     assert (tuned.right, rag.stale) == (0, 0)
     assert probes["unknown", "rag"].share == 1.0
     assert probes["unknown", "ft"].right == 0
+    general = probes["general", "ft"]
+    assert general.answered == general.asked == 30
+    assert general.silent == 1
+    assert f"пустой ответ дал Fine-tuning: {general.silent}" in text
     assert ("distractors", "ft") not in probes
     assert ("general", "rag") not in probes
     assert probes["distractors", "rag"].asked == 40
@@ -430,6 +440,29 @@ def test_probes_say_who_follows_a_changed_fact_and_who_owns_not_to_know(
     assert [row["question"] for row in side] == [row.question for row in ROWS]
     assert "вопрос не был задан" not in (folder / "answers.csv").read_text(encoding="utf-8-sig")
     assert "probe=true" in text
+
+
+@pytest.mark.parametrize("lang", ["ru", "en"])
+def test_every_number_of_a_judged_and_probed_run_is_in_the_results(
+    build: Callable[[EvaluatorSettings], FastAPI], generator: FakeGenerator, settings: EvaluatorSettings, lang: str
+) -> None:
+    async def answering(question: str, mode: Mode) -> Answer:
+        await from_passages(generator, question, mode)
+        return await (bold if question in REFERENCES else rag_or_nothing)(question, mode)
+
+    async def rag_or_nothing(question: str, mode: Mode) -> Answer:
+        return make_answer(question, mode, "" if mode is Mode.ft else "Не знаю.")
+
+    generator.answering = answering
+    with FakeOpenAI(fake.answering(judging(judges.right))) as server:
+        told = with_judge(settings, server.url)
+        result, text, _ = evaluated(build(told), told, grade=True, probe=True, lang=lang)
+    assert result.measurement
+    assert result.measurement.metric == "judge"
+    strange = strange_numbers(text.split("Измерения и вывод")[1], result)
+    assert strange == []
+    lines = [line for line in notes(result) if line.startswith(("Судья", "The judge"))]
+    assert "9999" in strange_numbers(f"{lines[0]} 9999", result)
 
 
 def test_probes_that_need_a_retriever_which_is_gone_are_refused(
@@ -543,7 +576,7 @@ def test_a_judge_whose_budget_ends_grades_too_little_to_count(
     assert found
     assert found.judge
     assert (found.metric, found.judge.passed, found.judge.counts, found.judge.calls) == ("correct", True, False, 150)
-    assert f"оценил только {found.judge.graded} ответов из 120" in text
+    assert f"ответов оценил мало: {found.judge.graded} из 120" in text
     assert json.loads((folder / "manifest.json").read_bytes())["served"]["judge"]["examined"] == 12
 
 
@@ -573,6 +606,7 @@ def test_an_answer_that_says_nothing_is_wrong_before_a_judge_too(
         ("Скидка 10,5 %.", "Скидка 10,5 %.", None),
         ("Да, есть.", "Есть рассрочка на 12 месяцев.", None),
         ("Их 24.", "Курсов 240.", None),
+        ("Их 15.", "Всего 15, а цена 15,5 рублей, скидка 1.15 и телефон 8 15 900.", "Их 37."),
     ],
 )
 def test_a_fact_is_changed_where_its_number_stands_in_the_context(answer: str, context: str, new: str | None) -> None:
@@ -580,4 +614,5 @@ def test_a_fact_is_changed_where_its_number_stands_in_the_context(answer: str, c
     assert (found.answer if found else None) == new
     if found:
         assert found.of(context) != context
-        assert found.of("15 000 и 245") == "15 000 и 245"
+        for other in ("15 000 и 245", "15,5", "1 15 000", "1.15", "45,5", "1 45"):
+            assert found.of(other) == other
